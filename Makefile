@@ -1,0 +1,51 @@
+# Every target does its own set-up: a .venv with the pinned, hashed packages of requirements.lock.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+# Short tests gain nothing from two threads each when two of them run side by side.
+WORKERS ?= 2
+
+.PHONY: help install demo grid test test-slow lint format benchmark clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## Make .venv and install the pinned packages
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install one, or name it with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(INSTALLED) ## The whole pipeline on the embedded corpus -> outputs/demo/report.md
+	$(RUN) scripts/demo.py
+
+grid: $(INSTALLED) ## The same on real people: make grid GRID=folder-of-the-GRID-corpus
+	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid GRID=..."; exit 1; }
+	$(RUN) scripts/demo.py demo=grid data.root=$(GRID)
+
+test: $(INSTALLED) ## The test suite (at most 10 minutes on 2 cores)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: $(INSTALLED) ## The tests that take minutes each
+	$(RUN) -m pytest -m slow
+
+lint: $(INSTALLED) ## Check style and the order of imports
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: $(INSTALLED) ## Mend what `make lint` finds, where a tool can
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+benchmark: $(INSTALLED) ## Speed as ratios against naive forms, measured now
+	$(RUN) scripts/benchmark.py
+
+clean: ## Remove the outputs and the embedded corpus, keep .venv and checkpoints
+	rm -rf outputs data/synthetic data/prepared

@@ -1,0 +1,228 @@
+"""The equations of the paper, one function an equation.
+
+B clips, T video frames at 25 Hz, N generated frames, M candidates, R rows that count, D embedding,
+L tokens, V symbols, K clusters.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from synctalklip.errors import SyncTalklipError
+
+HEADS = ("identity", "audio_linear", "positive")
+
+
+def cosine_logits(features: Tensor, codebook: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cosine of every row with every code over the temperature, as one matmul: (R,D), (K,D) -> (R,K)."""
+    return functional.normalize(features, dim=-1) @ functional.normalize(codebook, dim=-1).T / temperature
+
+
+def masked_prediction(
+    masked: Tensor,
+    masked_targets: Tensor,
+    unmasked: Tensor | None = None,
+    unmasked_targets: Tensor | None = None,
+    alpha: float = 0.0,
+) -> Tensor:
+    """Eq. 3, summed over rows: cross-entropy of the masked frames + alpha times that of the others.
+
+    Args:
+        masked: logits of the masked frames, (R,K); `masked_targets` (R,) their clusters.
+        unmasked: logits of the other frames, needed only where alpha is not 0.
+        alpha: 0 for AV-HuBERT base, 1 for large.
+    """
+    loss = functional.cross_entropy(masked.float(), masked_targets, reduction="sum")
+    if alpha:
+        loss = loss + alpha * functional.cross_entropy(unmasked.float(), unmasked_targets, reduction="sum")
+    return loss
+
+
+def lip_reading(
+    logits: Tensor, targets: Tensor, smoothing: float = 0.1, reduction: str = "token_mean", pad: int = 1
+) -> Tensor:
+    """Eq. 4 with fairseq's label smoothing: the share of every wrong symbol is smoothing / (V - 1).
+
+    Args:
+        logits: (B,L,V). targets: (B,L), `pad` where there is no token.
+        reduction: `sum` over tokens (the published weight 1e-5 belongs to it), `token_mean`, or
+            `sentence_mean` (tokens summed, sentences averaged).
+    """
+    log_probs = functional.log_softmax(logits.float(), dim=-1)
+    share = smoothing / (logits.shape[-1] - 1)
+    nll = -log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    loss = (1 - smoothing - share) * nll - share * log_probs.sum(-1)
+    counted = targets.ne(pad)
+    total = loss.masked_fill(~counted, 0).sum()
+    divisors = {"sum": 1, "token_mean": counted.sum().clamp(min=1), "sentence_mean": len(targets)}
+    if reduction not in divisors:
+        raise SyncTalklipError(f"reduction {reduction!r} is none of {', '.join(divisors)}")
+    return total / divisors[reduction]
+
+
+class AVDistance(nn.Module):
+    """theta of eqs. 5 and 11: F(|a - v|_1 * tau), one class for both stages, so that they share a metric.
+
+    Args:
+        dim: D.
+        head: F. `identity`; `audio_linear`, a linear layer on the audio embedding (the authors' code);
+            `positive`, a linear layer over the coordinate distances whose weights are positive and sum
+            to D. A free scalar is refused: its weight runs to infinity.
+        normalize: embeddings to unit L2 length first; without it eq. 12 has no lower bound.
+        tau: scale of the distance.
+    """
+
+    def __init__(self, dim: int, head: str = "identity", normalize: bool = True, tau: float = 1.0):
+        super().__init__()
+        if head not in HEADS:
+            raise SyncTalklipError(
+                f"distance head {head!r} is none of {', '.join(HEADS)} (a free scalar head is degenerate: its "
+                "weight grows without bound)"
+            )
+        self.head, self.normalize, self.tau = head, normalize, tau
+        if head == "audio_linear":
+            self.audio_linear = nn.Linear(dim, dim)
+        if head == "positive":
+            self.coordinate_logits = nn.Parameter(torch.zeros(dim))
+
+    def _unit(self, x: Tensor) -> Tensor:
+        return functional.normalize(x, dim=-1) if self.normalize else x
+
+    def _project(self, audio: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+        audio, video = self._unit(audio.float()), self._unit(video.float())
+        if self.head == "audio_linear":
+            audio = self._unit(self.audio_linear(audio))
+        if self.head == "positive":
+            weights = self.coordinate_logits.softmax(0) * len(self.coordinate_logits)
+            audio, video = audio * weights, video * weights
+        return audio, video
+
+    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+        """Distance of each pair, (...,D), (...,D) -> (...)."""
+        audio, video = self._project(audio, video)
+        return (audio - video).abs().sum(-1) * self.tau
+
+    def matrix(self, audio: Tensor, video: Tensor) -> Tensor:
+        """Distance of every audio row to every video row, (N,D), (M,D) -> (N,M)."""
+        audio, video = self._project(audio, video)
+        return torch.cdist(audio, video, p=1) * self.tau
+
+
+def alignment(distances: Tensor, padding_mask: Tensor) -> Tensor:
+    """Eq. 5: mean distance over the frames that are no padding; both (B,T), mask true = padded."""
+    counted = ~padding_mask
+    return distances.masked_fill(padding_mask, 0).sum() / counted.sum().clamp(min=1)
+
+
+def reconstruction(generated: Tensor, target: Tensor, region: str = "full") -> Tensor:
+    """Eq. 7: mean absolute error of the generated frames, (N,3,H,W); `lower` looks at the lower half."""
+    if region not in ("full", "lower"):
+        raise SyncTalklipError(f"reconstruction region {region!r} is neither full nor lower")
+    top = 0 if region == "full" else target.shape[-2] // 2
+    return (generated[..., top:, :].float() - target[..., top:, :].float()).abs().mean()
+
+
+def _unknown_form(form: str) -> SyncTalklipError:
+    return SyncTalklipError(f"adversarial form {form!r} is none of non_saturating, paper, hinge, lsgan")
+
+
+def adversarial_generator(fake: Tensor, form: str = "non_saturating") -> Tensor:
+    """Eq. 8 on logits of generated frames, (N,1).
+
+    `paper` is the printed log(1 - D), which has no gradient where D is sure; `non_saturating` is what
+    the public code trains.
+    """
+    if form == "non_saturating":
+        return functional.softplus(-fake).mean()
+    if form == "paper":
+        return -functional.softplus(fake).mean()
+    if form == "hinge":
+        return -fake.mean()
+    if form == "lsgan":
+        return (fake - 1).square().mean()
+    raise _unknown_form(form)
+
+
+def adversarial_discriminator(real: Tensor, fake: Tensor, form: str = "non_saturating") -> Tensor:
+    """Eq. 9 on logits, (N,1): real frames are called real, generated ones not.
+
+    The printed equation swaps the two and has no lower bound; `paper` keeps its logarithms in the order
+    that trains. Eq. 10, the sum of both sides, is played by two optimisers in turn.
+    """
+    if form in ("non_saturating", "paper"):
+        return functional.softplus(-real).mean() + functional.softplus(fake).mean()
+    if form == "hinge":
+        return functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+    if form == "lsgan":
+        return (real - 1).square().mean() + fake.square().mean()
+    raise _unknown_form(form)
+
+
+def negatives_of(
+    clips: Tensor,
+    frames: Tensor,
+    scope: str = "clip",
+    min_gap: int = 1,
+    count: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Which frames j count as negatives of frame i in eq. 12, (N,N) bool.
+
+    Args:
+        clips: clip of each generated frame, (N,). frames: its number in the clip, (N,).
+        scope: `clip` (the paper) or `batch` (the authors' code).
+        min_gap: frames of the same clip nearer than this are no negatives.
+        count: keep at most this many a row, drawn with `generator`; None keeps all (the paper).
+    """
+    if scope not in ("clip", "batch"):
+        raise SyncTalklipError(f"negatives scope {scope!r} is neither clip nor batch")
+    same = clips[:, None] == clips[None, :]
+    near = same & ((frames[:, None] - frames[None, :]).abs() < max(min_gap, 1))
+    allowed = ~near & (same if scope == "clip" else True)
+    if count is None:
+        return allowed
+    order = torch.rand(allowed.shape, generator=generator).to(allowed.device).masked_fill(~allowed, 2).argsort(1)
+    chosen = torch.zeros_like(allowed).scatter_(1, order[:, :count], True)
+    return chosen & allowed
+
+
+def cross_modal_contrastive(distances: Tensor, negatives: Tensor | None = None) -> Tensor:
+    """Eq. 12: mean over i of theta(i, i) - the mean of theta(i, j) over the negatives j of i.
+
+    Args:
+        distances: (N,M), M >= N, rows the anchors; the positive of row i is column i. Transpose the
+            matrix for the other anchor.
+        negatives: (N,M) bool, default all others. Rows without a negative do not count.
+
+    Returns:
+        Scalar; 0 when no row has a negative.
+    """
+    if negatives is None:
+        negatives = ~torch.eye(*distances.shape, dtype=torch.bool, device=distances.device)
+    counts = negatives.sum(1)
+    repelled = distances.masked_fill(~negatives, 0).sum(1) / counts.clamp(min=1)
+    rows = counts > 0
+    return ((distances.diagonal() - repelled) * rows).sum() / rows.sum().clamp(min=1)
+
+
+def infonce(similarities: Tensor, negatives: Tensor | None = None, temperature: float = 0.07) -> Tensor:
+    """The traditional contrastive loss in place of eq. 12: the positive of row i is column i, (N,M)."""
+    logits = similarities.float() / temperature
+    if negatives is not None:
+        positive = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(~(negatives | positive), float("-inf"))
+    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Eqs. 6 and 13.
+
+    Raises:
+        SyncTalklipError: a term without a weight or a weight without a term.
+    """
+    if set(terms) != set(weights):
+        unpaired = sorted(set(terms) ^ set(weights))
+        raise SyncTalklipError(f"loss terms and weights do not match: {', '.join(unpaired)}")
+    return sum(weights[name] * value for name, value in terms.items())

@@ -1,0 +1,64 @@
+"""The manifest: what is written is read, and every bad line is named."""
+
+import json
+
+import pytest
+
+from synctalklip.data.manifest import Clip, ManifestError, read_manifest, write_manifest
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    clips = [Clip(id=name, split=split, frames=3, samples=1920, root=tmp_path) for name, split in
+             (("b/2", "test"), ("a/1", "train"))]  # fmt: skip
+    for clip in clips:
+        for file in clip.files():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    write_manifest(tmp_path / "manifest.jsonl", clips)
+    return tmp_path
+
+
+def append(folder, line):
+    with open(folder / "manifest.jsonl", "a") as stream:
+        stream.write(line + "\n")
+
+
+def test_round_trip_is_sorted_and_filtered(prepared):
+    assert [clip.id for clip in read_manifest(prepared)] == ["a/1", "b/2"]
+    (clip,) = read_manifest(prepared / "manifest.jsonl", "test")
+    assert clip == Clip(id="b/2", split="test", frames=3, samples=1920)
+    assert clip.faces == prepared / "faces" / "b/2.mp4"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{not json", "line 3"),
+        ("[1]", "no JSON object"),
+        (json.dumps({"id": "c", "split": "train"}), "frames"),
+        (json.dumps({"id": "c", "split": "dev", "frames": 1, "samples": 1}), "split 'dev'"),
+        (json.dumps({"id": "c", "split": "train", "frames": 0, "samples": 1}), "frames=0"),
+        (json.dumps({"id": "c", "split": "train", "frames": 1, "samples": 1, "speed": 2}), "speed"),
+        (json.dumps({"id": "a/1", "split": "train", "frames": 1, "samples": 1}), "listed twice"),
+    ],
+)
+def test_bad_lines_are_named(prepared, line, reason):
+    append(prepared, line)
+    with pytest.raises(ManifestError, match="line 3") as error:
+        read_manifest(prepared)
+    assert reason in str(error.value)
+
+
+def test_file_that_is_gone_is_named(prepared):
+    (prepared / "rois" / "a/1.mp4").unlink()
+    with pytest.raises(ManifestError, match=r"rois/a/1\.mp4 of clip 'a/1' is gone"):
+        read_manifest(prepared)
+    assert read_manifest(prepared, "test")
+
+
+def test_no_manifest_and_empty_split(prepared, tmp_path):
+    with pytest.raises(ManifestError, match="no such manifest"):
+        read_manifest(tmp_path / "elsewhere")
+    with pytest.raises(ManifestError, match="no clip of split valid"):
+        read_manifest(prepared, "valid")

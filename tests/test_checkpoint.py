@@ -1,0 +1,81 @@
+"""Checkpoints: whole or not at all, and no code on the way in."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from synctalklip import checkpoint
+from synctalklip.checkpoint import CheckpointError
+from synctalklip.errors import SyncTalklipError
+
+
+def test_round_trip_keeps_tensors_and_containers(tmp_path):
+    state = {"kind": "test", "model": {"w": torch.randn(3)}, "steps": [1, 2.5, "x", None, True, b"bytes"]}
+    checkpoint.save(tmp_path / "c.pt", state)
+    read = checkpoint.load(tmp_path / "c.pt", kind="test")
+    assert torch.equal(read["model"]["w"], state["model"]["w"])
+    assert read["steps"] == state["steps"]
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_objects_are_refused_with_their_place(tmp_path):
+    with pytest.raises(TypeError, match=r"state\.a\[1\]"):
+        checkpoint.save(tmp_path / "c.pt", {"a": [1, object()]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_write_keeps_the_old_file(tmp_path):
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def full_disk(part):
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(SyncTalklipError, match="No space left"):
+        checkpoint.write_atomically(path, full_disk)
+    assert checkpoint.load(path) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_missing_cut_short_and_other_kinds_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        checkpoint.load(tmp_path / "none.pt")
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"kind": "syncnet", "w": torch.zeros(1000)})
+    with pytest.raises(CheckpointError, match="'syncnet' checkpoint, a 'generator' one is needed"):
+        checkpoint.load(path, kind="generator")
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(CheckpointError, match=r"c\.pt: refused, it is damaged"):
+        checkpoint.load(path)
+
+
+class Hostile:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_code_in_a_checkpoint_does_not_run(tmp_path, writer):
+    path, target = tmp_path / "c.pt", tmp_path / "ran"
+    payload = {"model": Hostile(target)}
+    if writer == "torch":
+        torch.save(payload, path)
+    else:
+        path.write_bytes(pickle.dumps(payload))
+    with pytest.raises(CheckpointError, match="refused"):
+        checkpoint.load(path)
+    assert not target.exists()
+
+
+def test_weights_of_another_size_are_explained():
+    model = torch.nn.Linear(3, 2)
+    with pytest.raises(CheckpointError, match=r"weight is \(5, 3\), the model has \(2, 3\)"):
+        checkpoint.load_weights(model, torch.nn.Linear(3, 5).state_dict(), "file.pt")
+    with pytest.raises(CheckpointError, match="bias is missing"):
+        checkpoint.load_weights(model, {"weight": torch.zeros(2, 3)}, "file.pt")
