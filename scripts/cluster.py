@@ -1,0 +1,27 @@
+"""Frame labels of a prepared corpus: `iteration=1`, then `iteration=2 checkpoint=... layer=9 clusters=100`."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from synctalklip.cli import entry
+
+
+@entry("cluster")
+def main(cfg: DictConfig) -> None:
+    from synctalklip.avsyncnet.clustering import KMeansSettings, cluster, features_of
+    from synctalklip.data.manifest import read_manifest
+
+    features, rate = features_of(cfg.iteration, cfg.checkpoint, cfg.layer, cfg.batch_frames)
+    clips = read_manifest(cfg.data.prepared)
+    folder = Path(cfg.data.prepared) / "labels" / cfg.name
+    settings = KMeansSettings(clusters=cfg.clusters, **cfg.fit)
+    done = cluster(features, clips, settings, rate, folder, cfg.seed)
+    print(
+        f"{folder}: {done['frames']} labels, {done['used_clusters']} of {cfg.clusters} clusters in use, "
+        f"perplexity {done['perplexity']:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

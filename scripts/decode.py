@@ -1,0 +1,34 @@
+"""Decode a split to words: `scripts/decode.py checkpoint=... split=test generation.beam=20`."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from synctalklip.cli import entry
+
+
+@entry("decode")
+def main(cfg: DictConfig) -> None:
+    import torch
+
+    from synctalklip.avsyncnet.decode import Generation, read_clips, write_hypotheses
+    from synctalklip.avsyncnet.expert import load_expert
+    from synctalklip.data.manifest import read_manifest
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    expert = load_expert(cfg.checkpoint).to(device)
+    clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
+    generation = Generation(**OmegaConf.to_container(cfg.generation))
+    readings = list(read_clips(expert, clips, generation, cfg.modalities, cfg.batch_frames))
+    folder = Path(cfg.run.dir)
+    scores = write_hypotheses(folder / "hypotheses.jsonl", readings)
+    (folder / "wer.json").write_text(json.dumps(scores, indent=2) + "\n")
+    print(
+        f"WER {scores['wer']:.2f} % of {scores['words']} words in {scores['clips']} clips "
+        f"(S {scores['substitutions']}, D {scores['deletions']}, I {scores['insertions']}): {folder / 'hypotheses.jsonl'}"
+    )
+
+
+if __name__ == "__main__":
+    main()

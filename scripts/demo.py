@@ -1,0 +1,23 @@
+"""Walk through the whole pipeline on a small corpus and write a report: python scripts/demo.py [demo=grid]"""
+
+from synctalklip.cli import entry
+
+
+@entry("demo")
+def main(cfg):
+    from pathlib import Path
+
+    from omegaconf import OmegaConf
+
+    from synctalklip.phases import run_phases
+    from synctalklip.report import write_report
+
+    root = Path(__file__).resolve().parent.parent
+    directory = Path(cfg.run.dir).resolve()
+    phases = run_phases(OmegaConf.to_container(cfg.phases), directory, root, fresh=cfg.fresh)
+    report = write_report(directory, phases, OmegaConf.to_container(cfg.report), root)
+    print(f"report: {report}")
+
+
+if __name__ == "__main__":
+    main()

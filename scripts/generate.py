@@ -1,0 +1,56 @@
+"""Make a face speak: python scripts/generate.py video=face.mp4 audio=speech.wav output=out.mp4 checkpoint=...
+
+Many at once: jobs=list.jsonl, or swap.prepared=folder of a prepared corpus, in place of video, audio and output.
+"""
+
+from synctalklip.cli import entry
+
+
+@entry("generate")
+def main(cfg):
+    from pathlib import Path
+
+    from synctalklip.errors import SyncTalklipError
+    from synctalklip.generator.jobs import Job, read_jobs, run_jobs, swap_jobs
+    from synctalklip.generator.options import Options
+
+    options = Options.from_config(cfg)
+    single = [cfg.video, cfg.audio, cfg.output]
+    if [any(single), cfg.jobs is not None, cfg.swap.prepared is not None].count(True) != 1 or any(single) != all(
+        single
+    ):
+        raise SyncTalklipError("give video, audio and output; or jobs; or swap.prepared")
+    if cfg.jobs:
+        jobs = read_jobs(cfg.jobs, options)
+    elif cfg.swap.prepared:
+        jobs = swap_jobs(**cfg.swap, options=options)
+    else:
+        jobs = [Job(*map(Path, single), options)]
+
+    import torch
+    from hydra.utils import instantiate
+
+    from synctalklip.generator.model import load_generator
+    from synctalklip.generator.synthesize import synthesize
+
+    device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = load_generator(cfg.checkpoint, device)
+    detector = instantiate(cfg.face)
+
+    def make(job: Job) -> None:
+        report = synthesize(model, job.video, job.audio, job.output, job.options, detector, cfg.checkpoint, device)
+        rate = report.painted / report.seconds_painting
+        print(
+            f"{report.output}: {report.frames} frames, {report.seconds:.2f} s at {report.fps:.5g} fps, "
+            f"{report.painted} painted, {report.faces_missing} without a face left as they are; "
+            f"face {report.seconds_tracking:.1f} s, painting {report.seconds_painting:.1f} s ({rate:.0f} frames/s)"
+        )
+
+    if any(single):
+        make(jobs[0])
+    else:
+        run_jobs(jobs, cfg.checkpoint, make, print)
+
+
+if __name__ == "__main__":
+    main()

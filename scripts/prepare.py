@@ -1,0 +1,26 @@
+"""Prepare a corpus: `python scripts/prepare.py data=grid data.root=... workers=8`."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from synctalklip.cli import entry
+
+
+@entry("prepare")
+def main(cfg: DictConfig) -> None:
+    """Find the clips of the corpus and prepare what is missing."""
+    from synctalklip.build import build
+    from synctalklip.data.layouts import select
+    from synctalklip.data.prepare import prepare
+    from synctalklip.data.prepare_clip import Settings
+
+    clips = select(build(cfg.data.layout), cfg.data.split, cfg.data.limit)
+    settings = Settings(
+        crf=cfg.crf, min_frames=cfg.min_frames, max_frames=cfg.max_frames, min_detected=cfg.min_detected
+    )
+    face = OmegaConf.to_container(cfg.face)
+    counts = prepare(clips, cfg.data.prepared, settings, face, cfg.workers)
+    print(counts.summary(cfg.data.prepared))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Reading lips with a trained AV-SyncNet: batches in, sentences and word errors out.
+
+B clips, T video frames at 25 Hz, L tokens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from synctalklip.avsyncnet.expert import Expert, load_expert
+from synctalklip.avsyncnet.search import greedy
+from synctalklip.data.dataset import ClipDataset, Limits, collate, frame_budget_batches
+from synctalklip.data.features import normalize_roi
+from synctalklip.data.manifest import Clip, write_jsonl
+from synctalklip.errors import SyncTalklipError
+from synctalklip.metrics.intelligibility import EditCounts, word_counts
+
+
+@dataclass
+class Generation:
+    """How hypotheses are searched; names and meaning are fairseq's.
+
+    Attributes:
+        beam: 1 is greedy, and needs no fairseq.
+        lenpen: exponent of the length by which scores are divided.
+        max_len_a: longest hypothesis in tokens per video frame; `max_len_b` is added.
+    """
+
+    beam: int = 1
+    lenpen: float = 1.0
+    max_len_a: float = 1.0
+    max_len_b: int = 0
+    min_len: int = 1
+    temperature: float = 1.0
+
+
+Search = Callable[[dict[str, Any]], list[list[int]]]
+
+
+def build_search(expert: Expert, generation: Generation) -> Search:
+    """A function from a `net_input` to the token ids of each clip."""
+    if generation.beam < 1:
+        raise SyncTalklipError(f"generation.beam {generation.beam}: at least 1 is needed")
+    if generation.beam == 1:
+
+        def search(net_input: dict[str, Any]) -> list[list[int]]:
+            mask = net_input["padding_mask"]
+            embeddings = expert.encode(net_input["audio"], net_input["video"], mask)
+            return greedy(expert.lip_logits, embeddings, mask, generation.max_len_a)
+
+        return search
+    return _beam_search(expert, generation)
+
+
+def _beam_search(expert: Expert, generation: Generation) -> Search:
+    # fairseq costs seconds to import, and greedy reading does not need it.
+    from omegaconf import OmegaConf
+
+    from synctalklip.avsyncnet.task import AVSyncNetTask, AVSyncNetTaskConfig
+
+    task = AVSyncNetTask(OmegaConf.structured(AVSyncNetTaskConfig))
+    task.load_state_dict({"tokenizer": expert.tokenizer.model, "roi_mode": expert.roi_mode, "label_sizes": []})
+    generator = task.build_generator([expert.model], generation)
+
+    def search(net_input: dict[str, Any]) -> list[list[int]]:
+        found = task.inference_step(generator, [expert.model], {"net_input": net_input})
+        return [hypotheses[0]["tokens"].tolist() for hypotheses in found]
+
+    return search
+
+
+@dataclass
+class Reading:
+    """What was read of one clip."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    counts: EditCounts = field(repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """A line of hypotheses.jsonl."""
+        return {
+            "id": self.id,
+            "reference": self.reference,
+            "hypothesis": self.hypothesis,
+            "substitutions": self.counts.substitutions,
+            "deletions": self.counts.deletions,
+            "insertions": self.counts.insertions,
+            "words": self.counts.length,
+        }
+
+
+def read_clips(
+    expert: Expert,
+    clips: Sequence[Clip],
+    generation: Generation,
+    modalities: Sequence[str],
+    batch_frames: int,
+) -> Iterator[Reading]:
+    """Read prepared clips in batches of similar length, in that order.
+
+    Raises:
+        SyncTalklipError: the clips' ROIs were cut in another way than the model was trained on.
+    """
+    foreign = sorted({clip.roi_mode for clip in clips} - {expert.roi_mode})
+    if foreign:
+        raise SyncTalklipError(
+            f"the clips' mouth ROIs are {', '.join(foreign)}, the reader was trained on {expert.roi_mode}; "
+            "prepare the clips with that ROI mode"
+        )
+    dataset = ClipDataset(clips, limits=Limits(min_frames=1, max_frames=10**9), modalities=modalities)
+    search = build_search(expert, generation)
+    device = next(expert.model.parameters()).device
+    bar = tqdm(total=int(dataset.sizes.sum()), desc="read", unit="frame", unit_scale=True, disable=None)
+    for batch in frame_budget_batches(dataset.sizes, dataset.order(1, 0), batch_frames):
+        net_input = _move(collate([dataset[index] for index in batch])["net_input"], device)
+        for index, tokens in zip(batch, search(net_input)):
+            clip, hypothesis = dataset.clips[index], expert.tokenizer.decode(tokens)
+            yield Reading(clip.id, clip.text, hypothesis, word_counts(clip.text, hypothesis))
+        bar.update(int(dataset.sizes[batch].sum()))
+    bar.close()
+
+
+def _move(net_input: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: None if value is None else value.to(device) for name, value in net_input.items()}
+
+
+def write_hypotheses(path: str | Path, readings: Sequence[Reading]) -> dict[str, float]:
+    """Write one line a clip, sorted by id, and return WER in percent with its counts."""
+    ordered = sorted(readings, key=lambda reading: reading.id)
+    write_jsonl(path, (reading.record() for reading in ordered))
+    total = sum((reading.counts for reading in ordered), EditCounts())
+    return {
+        "wer": 100 * total.rate,
+        "substitutions": total.substitutions,
+        "deletions": total.deletions,
+        "insertions": total.insertions,
+        "words": total.length,
+        "clips": len(ordered),
+    }
+
+
+class LipReader:
+    """Reads silent mouth ROIs; what evaluation uses.
+
+    Args:
+        path: fine-tuned AV-SyncNet checkpoint.
+        generation: search settings, greedy by default.
+        batch_frames: padded frames of one forward pass.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        generation: Generation | None = None,
+        batch_frames: int = 2000,
+    ) -> None:
+        self.expert = load_expert(path).to(device)
+        self.device, self.batch_frames = torch.device(device), batch_frames
+        self._search = build_search(self.expert, generation or Generation())
+
+    @property
+    def roi_mode(self) -> str:
+        """How the ROIs have to be cut."""
+        return self.expert.roi_mode
+
+    def read(self, rois: Sequence[np.ndarray | Tensor]) -> list[str]:
+        """One sentence for each clip.
+
+        Args:
+            rois: (T,96,96) each, grey, uint8 0..255 or float 0..1.
+        """
+        sizes = np.array([len(roi) for roi in rois], dtype=np.int64)
+        texts = [""] * len(rois)
+        for batch in frame_budget_batches(sizes, np.argsort(sizes, kind="stable"), self.batch_frames):
+            items = [
+                {"id": index, "frames": len(rois[index]), "audio": None, "labels": []}
+                | {"video": normalize_roi(rois[index])}
+                for index in batch
+            ]
+            net_input = _move(collate(items)["net_input"], self.device)
+            for index, tokens in zip(batch, self._search(net_input)):
+                texts[index] = self.expert.tokenizer.decode(tokens)
+        return texts

@@ -1,0 +1,196 @@
+"""Trained AV-SyncNets for others to use: the frozen expert of stage 2, and encoders to start from.
+
+Legend: B clips, T video frames at 25 Hz, D embedding, L tokens, V symbols.
+
+Reads fairseq checkpoints (ours, and public AV-HuBERT ones that hold plain containers) without fairseq.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from torch import Tensor, nn
+
+from synctalklip import checkpoint
+from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig
+from synctalklip.avsyncnet.hubert import AVHubert
+from synctalklip.avsyncnet.model import AVSyncNet
+from synctalklip.checkpoint import CheckpointError
+from synctalklip.data.text import TextError, Tokenizer
+
+Module = TypeVar("Module", bound=nn.Module)
+
+PRETRAINED = ("avhubert", "av_hubert")
+FINE_TUNED = ("avsyncnet", "av_hubert_seq2seq")
+ENCODER_PREFIX = "encoder.w2v_model."
+# Needed to predict clusters only, or (the last) a number that older fairseq versions store and never read.
+_UNUSED = ("label_embs_concat", "final_proj.weight", "final_proj.bias", "embed_positions._float_tensor")
+# Public AV-HuBERT models were trained on landmark-aligned mouth crops.
+_PUBLIC_ROI_MODE = "landmark"
+# The multiplier of pre-training would stay in a loaded model and shrink every gradient tenfold, unseen.
+_AS_GIVEN = {"feature_grad_mult": 1.0}
+
+
+class Expert(nn.Module):
+    """A frozen lip reader: always in eval mode, no parameter learns, gradients reach the pixels whole.
+
+    Attributes:
+        model: the AV-SyncNet.
+        tokenizer: its symbols, None when the checkpoint has none.
+        roi_mode: how the mouth regions of its training were cut.
+    """
+
+    def __init__(self, model: AVSyncNet, tokenizer: Tokenizer | None, roi_mode: str):
+        super().__init__()
+        self.model, self.tokenizer, self.roi_mode = model, tokenizer, roi_mode
+        self.requires_grad_(False)
+        self.train(False)
+
+    @property
+    def encoder(self) -> AVHubert:
+        """The encoder alone."""
+        return self.model.encoder.w2v_model
+
+    @property
+    def encoder_config(self) -> AVHubertConfig:
+        """Structure of the encoder; `AVHubert(encoder_config)` takes its weights."""
+        return AVHubertConfig.from_mapping(asdict(self.model.config))
+
+    @property
+    def distance(self) -> nn.Module:
+        """The `losses.AVDistance` of stage 1."""
+        return self.model.distance
+
+    def encode(
+        self, audio: Tensor | None = None, video: Tensor | None = None, padding_mask: Tensor | None = None
+    ) -> Tensor:
+        """Embed frames -> (B, T, D); see `AVHubert.encode`."""
+        return self.model.encode(audio, video, padding_mask)
+
+    def aligned(self, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """What the distance sees of embeddings (B, T, D): convolved if stage 1 was trained so."""
+        return self.model.aligned(embeddings, padding_mask)
+
+    def lip_logits(self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Logits (B, L, V) of the next token given (B, L) previous ones and (B, T, D) embeddings."""
+        return self.model.decode(prev_tokens, embeddings, padding_mask)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode whatever `mode` says: frozen means the same every step."""
+        return super().train(False)
+
+
+def load_expert(path: str | Path, roi_mode: str | None = None) -> Expert:
+    """Read a fine-tuned AV-SyncNet, or a public AV-HuBERT seq2seq file of plain containers.
+
+    Args:
+        path: fairseq checkpoint.
+        roi_mode: if given, the mode it must have been trained with.
+
+    Raises:
+        CheckpointError: missing, damaged, carrying code, of another kind, incomplete, of other sizes than
+            it states, or trained with another ROI mode.
+    """
+    state, name = _read(path)
+    if name not in FINE_TUNED:
+        raise CheckpointError(
+            f"{path}: is a pre-trained {name!r} model without a decoder; fine-tune it with "
+            "scripts/train_avsyncnet.py first"
+        )
+    weights = _weights(state)
+    task = _task_state(state, path)
+    stored_mode = task.get("roi_mode", _PUBLIC_ROI_MODE if name == "av_hubert_seq2seq" else None)
+    if stored_mode is None:
+        raise CheckpointError(f"{path}: does not say how its mouth regions were cut; train it with this version")
+    if roi_mode is not None and roi_mode != stored_mode:
+        raise CheckpointError(
+            f"{path}: was trained on {stored_mode!r} mouth regions, {roi_mode!r} ones are given; prepare the "
+            "clips with its mode"
+        )
+    config = AVSyncNetConfig.from_mapping(_encoder_settings(state) | _decoder_settings(state))
+    vocabulary = _tensor(weights, "decoder.embed_tokens.weight", path).shape[0]
+    config = replace(config, **_AS_GIVEN, vocab_size=vocabulary, num_classes=[])
+    model = _build(lambda: AVSyncNet(config), path)
+    own = ("encoder.", "decoder.", "distance.", "align.")
+    checkpoint.load_weights(model, {key: value for key, value in weights.items() if key.startswith(own)}, path)
+    return Expert(model, _tokenizer(task, path), stored_mode)
+
+
+def load_encoder(path: str | Path) -> AVHubert:
+    """Read the encoder of a pre-trained or fine-tuned checkpoint, without its pre-training heads.
+
+    Its gradient scale is 1, as in fine-tuning. `state_dict()` fits `AVHubert(encoder.config)`.
+
+    Raises:
+        CheckpointError: as `load_expert`, but both kinds are taken.
+    """
+    state, name = _read(path)
+    weights = _weights(state)
+    if name in FINE_TUNED:
+        weights = {
+            key.removeprefix(ENCODER_PREFIX): value for key, value in weights.items() if key.startswith(ENCODER_PREFIX)
+        }
+    config = replace(AVHubertConfig.from_mapping(_encoder_settings(state)), **_AS_GIVEN)
+    model = _build(lambda: AVHubert(config), path)
+    checkpoint.load_weights(model, weights, path)
+    return model
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], str]:
+    """The checkpoint and the name of its model."""
+    state = checkpoint.load(path)
+    model = (state.get("cfg") or {}).get("model") or {}
+    name = model.get("_name")
+    if name not in PRETRAINED + FINE_TUNED or not isinstance(state.get("model"), Mapping):
+        raise CheckpointError(
+            f"{path}: is a {state.get('kind', name or 'foreign')!r} checkpoint, an AV-SyncNet or AV-HuBERT one "
+            "of stage 1 is needed (checkpoints/checkpoint_best.pt of its run)"
+        )
+    return state, name
+
+
+def _weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in state["model"].items() if not key.endswith(_UNUSED)}
+
+
+def _encoder_settings(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings of the encoder; public fine-tuned files keep them in the pre-training's configuration."""
+    model = state["cfg"]["model"]
+    stored = model.get("w2v_args")
+    return dict(stored["model"] if stored else model)
+
+
+def _decoder_settings(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the decoder and the distance only: those of the encoder may be fine-tuning overrides."""
+    encoder = AVHubertConfig.__dataclass_fields__
+    return {key: value for key, value in state["cfg"]["model"].items() if key not in encoder}
+
+
+def _task_state(state: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
+    task = state.get("task_state")
+    if not isinstance(task, Mapping):
+        raise CheckpointError(f"{path}: holds no task state (tokenizer, ROI mode); train it with this version")
+    return task
+
+
+def _tokenizer(task: Mapping[str, Any], path: str | Path) -> Tokenizer | None:
+    if task.get("tokenizer") is None:
+        return None
+    try:
+        return Tokenizer(task["tokenizer"])
+    except TextError as error:
+        raise CheckpointError(f"{path}: {error}; train it again") from None
+
+
+def _tensor(weights: Mapping[str, Tensor], name: str, path: str | Path) -> Tensor:
+    if name not in weights:
+        raise CheckpointError(f"{path}: {name} is missing; the file is incomplete, train or copy it again")
+    return weights[name]
+
+
+def _build(make: Callable[[], Module], path: str | Path) -> Module:
+    try:
+        return make()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its configuration cannot be built ({error})") from error

@@ -1,0 +1,197 @@
+"""AVHubert and AVSyncNet registered with fairseq: configuration, initial weights, one forward pass a batch.
+
+B clips, T video frames at 25 Hz, D embedding, L tokens, V symbols.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from synctalklip import checkpoint
+from synctalklip.avsyncnet.expert import ENCODER_PREFIX, FINE_TUNED, load_encoder
+from synctalklip.avsyncnet.model import AVHubert, AVHubertConfig, AVSyncNet, AVSyncNetConfig
+from synctalklip.checkpoint import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+# Parts of the encoder that belong to its own pre-training.
+_PRETRAINING = ("final_proj.", "label_embs_concat", "mask_emb")
+
+
+@dataclass
+class AVHubertModelConfig(FairseqDataclass, AVHubertConfig):
+    """Structure of the encoder; `num_classes` is filled in from the labels of the task."""
+
+    num_classes: list[int] = field(default_factory=list)
+    init_from: str | None = field(default=None, metadata={"help": "checkpoint whose encoder is taken"})
+
+
+@dataclass
+class AVSyncNetModelConfig(FairseqDataclass, AVSyncNetConfig):
+    """Structure of encoder, decoder and distance.
+
+    `vocab_size` is filled in from the tokenizer, `ctc` from the weight of its term.
+    """
+
+    num_classes: list[int] = field(default_factory=list)
+    ctc: bool = field(default=False, metadata={"help": "a linear layer for the CTC term"})
+    init_from: str | None = field(default=None, metadata={"help": "pre-trained or fine-tuned checkpoint"})
+
+
+class FineTuneOutput(NamedTuple):
+    """What eqs. 4 to 6 need; None where it was not asked for."""
+
+    lip_logits: Tensor  # (B, L, V)
+    video: Tensor  # (B, T, D)
+    audio: Tensor | None  # (B, T, D)
+    audio_logits: Tensor | None  # (B, L, V)
+    ctc_logits: Tensor | None  # (B, T, V)
+    audio_ctc_logits: Tensor | None  # (B, T, V)
+    distances: Tensor | None  # (B, T), eq. 5 before its mean
+
+
+@register_model("avhubert", dataclass=AVHubertModelConfig)
+class FairseqAVHubert(AVHubert, BaseFairseqModel):
+    """Pre-training model."""
+
+    @classmethod
+    def build_model(cls, cfg: AVHubertModelConfig, task: Any) -> "FairseqAVHubert":
+        """Build with one head for each label set of the task; heads and masks of `init_from` are not taken."""
+        model = cls(AVHubertConfig.from_mapping(_plain(cfg)), task.label_sizes)
+        if cfg.init_from:
+            own = model.state_dict()
+            kept = {name: own[name] for name in own if name.startswith(_PRETRAINING)}
+            weights = _fitting(load_encoder(cfg.init_from).state_dict(), own)
+            checkpoint.load_weights(model, kept | weights, cfg.init_from)
+        return model
+
+
+@register_model("avsyncnet", dataclass=AVSyncNetModelConfig)
+class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
+    """Fine-tuning model; the two encoder passes of a clip share all weights."""
+
+    def __init__(self, config: AVSyncNetConfig, with_ctc: bool = False) -> None:
+        super().__init__(config)
+        self.num_updates = 0
+        if with_ctc:
+            self.ctc_proj = nn.Linear(config.encoder_embed_dim, config.vocab_size)
+
+    @classmethod
+    def build_model(cls, cfg: AVSyncNetModelConfig, task: Any) -> "FairseqAVSyncNet":
+        """Build for the vocabulary of the task and take the weights of `init_from`."""
+        model = cls(AVSyncNetConfig.from_mapping(_plain(cfg)), cfg.ctc)
+        if cfg.init_from:
+            model.initialize(cfg.init_from, task.state.tokenizer)
+        return model
+
+    def initialize(self, path: str | Path, tokenizer: bytes) -> None:
+        """Take the encoder of a pre-trained checkpoint, or all that a fine-tuned one has.
+
+        Raises:
+            CheckpointError: another size, or a decoder over another vocabulary.
+        """
+        own = self.state_dict()
+        state = checkpoint.load(path)
+        if (state.get("cfg") or {}).get("model", {}).get("_name") in FINE_TUNED:
+            if (state.get("task_state") or {}).get("tokenizer") != tokenizer:
+                raise CheckpointError(
+                    f"{path}: its decoder reads another vocabulary; use its tokenizer (data.tokenizer.path), or "
+                    "start from a pre-trained checkpoint"
+                )
+            weights = {name: value for name, value in state["model"].items() if name in own}
+            # A head or an align module that is new starts fresh; a missing encoder or decoder is an error.
+            fresh = ("distance.", "align.", "ctc_proj.")
+        else:
+            weights = {ENCODER_PREFIX + name: value for name, value in load_encoder(path).state_dict().items()}
+            fresh = ("decoder.", "distance.", "align.", "ctc_proj.")
+        weights = _fitting(weights, own)
+        kept = {name: own[name] for name in own if name.startswith((*fresh, ENCODER_PREFIX + "mask_emb"))}
+        checkpoint.load_weights(self, kept | weights, path)
+        logger.info("took %d of %d weights from %s", len(weights), len(own), path)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Called by the trainer before every update."""
+        super().set_num_updates(num_updates)
+        self.num_updates = num_updates
+
+    def forward(
+        self,
+        audio: Tensor | None,
+        video: Tensor,
+        padding_mask: Tensor,
+        prev_tokens: Tensor,
+        hear: bool = True,
+        decode_audio: bool = False,
+        freeze_encoder: bool = False,
+        detach: str = "none",
+    ) -> FineTuneOutput:
+        """Both passes of a batch.
+
+        Args:
+            audio: (B,A,T), read only when `hear`. video: (B,1,T,88,88).
+            padding_mask: (B,T) bool, true = padded. prev_tokens: (B,L).
+            hear: the audio-only pass and the distance.
+            decode_audio: the decoder (and CTC) on the audio embedding too.
+            freeze_encoder: the encoder runs in eval mode and gets no gradient.
+            detach: the side that the distance does not move: none, audio, video.
+        """
+        with _frozen(self.encoder) if freeze_encoder else _nothing():
+            seen = self.encode(None, video, padding_mask)
+            heard = self.encode(audio, None, padding_mask) if hear else None
+        project = getattr(self, "ctc_proj", None)
+        speak = heard is not None and decode_audio
+        distances = None
+        if heard is not None:
+            sides = (
+                heard.detach() if detach == "audio" else heard,
+                seen.detach() if detach == "video" else seen,
+            )
+            distances = self.av_distance(*sides, padding_mask)
+        return FineTuneOutput(
+            lip_logits=self.decode(prev_tokens, seen, padding_mask),
+            video=seen,
+            audio=heard,
+            audio_logits=self.decode(prev_tokens, heard, padding_mask) if speak else None,
+            ctc_logits=None if project is None else project(seen),
+            audio_ctc_logits=project(heard) if speak and project is not None else None,
+            distances=distances,
+        )
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Eval mode without gradient: neither weights nor batch statistics change."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(training)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else vars(cfg)
+
+
+def _fitting(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without a mask embedding of another size: input and feature masking have different ones."""
+    return {
+        name: value
+        for name, value in weights.items()
+        if not (name.endswith("mask_emb") and name in own and own[name].shape != value.shape)
+    }

@@ -1,0 +1,134 @@
+"""The two front-ends of AV-HuBERT: sound rows and mouth images to D-dimensional frames.
+
+Legend: B clips, T video frames at 25 Hz, N = B * T images, D embedding, W width of the first ResNet stage.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synctalklip.errors import SyncTalklipError
+
+
+class GradientScale(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a constant."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.scale, None
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """`x` with its gradient multiplied by `scale` (1 changes nothing)."""
+    return x if scale == 1 else GradientScale.apply(x, scale)
+
+
+def activation(kind: str, channels: int) -> nn.Module:
+    """`prelu` (one slope a channel, the public models) or `relu` (much cheaper on a CPU)."""
+    if kind == "prelu":
+        return nn.PReLU(channels)
+    if kind == "relu":
+        return nn.ReLU(inplace=True)
+    raise SyncTalklipError(f"resnet_relu_type is {kind!r}: choose prelu or relu")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut; (N, in, H, W) -> (N, out, H / stride, W / stride)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, relu: str):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.relu1 = activation(relu, channels_out)
+        self.relu2 = activation(relu, channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.downsample = None
+        if stride != 1 or channels_in != channels_out:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(x)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """ResNet trunk over single images; (N, W, 22, 22) -> (N, 8 W)."""
+
+    def __init__(self, width: int, blocks: Sequence[int], relu: str):
+        super().__init__()
+        channels = width
+        for stage, count in enumerate(blocks):
+            out = width * 2**stage
+            layers = []
+            for index in range(count):
+                layers.append(BasicBlock(channels, out, 2 if stage > 0 and index == 0 else 1, relu))
+                channels = out
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, 0, (2 / fan_out) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage in self.children():
+            x = stage(x)
+        return x.mean((2, 3))
+
+
+class ResEncoder(nn.Module):
+    """3-D stem and ResNet trunk; (B, 1, T, 88, 88) -> (B, T, 8 W). A frame sees two frames either side."""
+
+    def __init__(self, width: int, blocks: Sequence[int], relu: str):
+        super().__init__()
+        # The norm is 2-D because the stem runs as a 2-D convolution; its statistics are the same.
+        self.frontend3D = nn.Sequential(
+            nn.Conv3d(1, width, (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False),
+            nn.BatchNorm2d(width),
+            activation(relu, width),
+        )
+        self.trunk = ResNet(width, blocks, relu)
+
+    def forward(self, video: Tensor) -> Tensor:
+        conv, norm, relu = self.frontend3D
+        batch, _, frames, height, width = video.shape
+        # Five neighbouring frames become five channels: the same sums as the 3-D convolution, on the
+        # channels-last 2-D kernels, which are faster on CPUs and GPUs alike.
+        windows = F.pad(video[:, 0], (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1)  # (B, T, H, W, 5)
+        windows = windows.reshape(batch * frames, height, width, 5).permute(0, 3, 1, 2)
+        x = F.conv2d(windows, conv.weight[:, 0], stride=2, padding=3)
+        x = F.max_pool2d(relu(norm(x)), 3, 2, 1)
+        return self.trunk(x).view(batch, frames, -1)
+
+
+class AudioFrontend(nn.Module):
+    """One linear layer; (B, A, T) -> (B, T, D), A = 104 stacked filterbank values."""
+
+    def __init__(self, audio_dim: int, embed_dim: int):
+        super().__init__()
+        self.proj = nn.Linear(audio_dim, embed_dim)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.proj(audio.transpose(1, 2))
+
+
+class VideoFrontend(nn.Module):
+    """ResNet and one linear layer; (B, 1, T, 88, 88) -> (B, T, D)."""
+
+    def __init__(self, width: int, blocks: Sequence[int], relu: str, embed_dim: int):
+        super().__init__()
+        self.resnet = ResEncoder(width, blocks, relu)
+        self.proj = nn.Linear(width * 2 ** (len(blocks) - 1), embed_dim)
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.proj(self.resnet(video))

@@ -1,0 +1,99 @@
+"""AV-SyncNet: AV-HuBERT as encoder, a text decoder, and the audio-visual distance, in plain torch.
+
+Legend: B clips, T video frames at 25 Hz, D embedding, L tokens, V symbols.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig, assert_choice
+from synctalklip.avsyncnet.hubert import AVHubert, PretrainOutput
+from synctalklip.avsyncnet.transformer import TextDecoder
+from synctalklip.losses import AVDistance
+
+__all__ = ["AVHubert", "AVHubertConfig", "AVSyncNet", "AVSyncNetConfig", "PretrainOutput"]
+
+
+class EmbeddingAlign(nn.Module):
+    """Convolutions over time before the distance; (B, T, D) -> (B, T, D).
+
+    A large kernel lets the distance look at long stretches, a small one at single frames.
+    """
+
+    def __init__(self, dim: int, kernel: int, layers: int):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv1d(dim, dim, kernel, padding="same") for _ in range(layers))
+
+    def forward(self, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        x = embeddings.transpose(1, 2)
+        for index, conv in enumerate(self.convs):
+            if padding_mask is not None:
+                x = x.masked_fill(padding_mask[:, None], 0)
+            x = conv(F.gelu(x) if index else x)
+        return x.transpose(1, 2)
+
+
+class SpeechEncoder(nn.Module):
+    """Holds the encoder under its public name, `encoder.w2v_model`."""
+
+    def __init__(self, config: AVSyncNetConfig):
+        super().__init__()
+        self.w2v_model = AVHubert(config, config.num_classes, final_projection=False)
+
+    def forward(
+        self, audio: Tensor | None = None, video: Tensor | None = None, padding_mask: Tensor | None = None
+    ) -> Tensor:
+        return self.w2v_model.encode(audio, video, padding_mask)
+
+
+class AVSyncNet(nn.Module):
+    """Lip reader (and listener) whose audio and video embeddings of one clip are drawn together.
+
+    `encoder_class` and `decoder_class` can be replaced in a subclass that adds an interface to them.
+    """
+
+    encoder_class: type[nn.Module] = SpeechEncoder
+    decoder_class: type[nn.Module] = TextDecoder
+
+    def __init__(self, config: AVSyncNetConfig):
+        super().__init__()
+        assert_choice("align", config.align, ("identity", "conv"))
+        dim = config.encoder_embed_dim
+        self.config = config
+        self.encoder = self.encoder_class(config)
+        self.decoder = self.decoder_class(
+            config.vocab_size,
+            config.decoder_layers,
+            config.decoder_embed_dim,
+            config.decoder_ffn_embed_dim,
+            config.decoder_attention_heads,
+            dim,
+            dropout=config.decoder_dropout,
+            attention_dropout=config.decoder_attention_dropout,
+            activation_dropout=config.decoder_activation_dropout,
+            max_positions=config.max_target_positions,
+        )
+        self.distance = AVDistance(dim, config.distance_head, config.distance_normalize, config.distance_tau)
+        self.align = EmbeddingAlign(dim, config.align_kernel, config.align_layers) if config.align == "conv" else None
+
+    def encode(
+        self,
+        audio: Tensor | None = None,
+        video: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        layer: int | None = None,
+    ) -> Tensor:
+        """Embed frames -> (B, T, D); see `AVHubert.encode`."""
+        return self.encoder.w2v_model.encode(audio, video, padding_mask, layer)
+
+    def decode(self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Logits (B, L, V) of the next token; see `TextDecoder.forward`."""
+        return self.decoder(prev_tokens, embeddings, padding_mask)
+
+    def aligned(self, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """What the distance sees of embeddings (B, T, D): they themselves, or the convolved ones."""
+        return embeddings if self.align is None else self.align(embeddings, padding_mask)
+
+    def av_distance(self, audio: Tensor, video: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Eq. 5 before its mean: distance (B, T) of the embeddings (B, T, D) of sound and video."""
+        return self.distance(self.aligned(audio, padding_mask), self.aligned(video, padding_mask))

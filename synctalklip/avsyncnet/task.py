@@ -1,0 +1,192 @@
+"""fairseq's view of the data: task, dictionary, batches, beam search."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary, FairseqDataset
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II, MISSING, DictConfig, OmegaConf
+
+from synctalklip.data.dataset import MODALITIES, Augmentation, ClipDataset, FrameLabels, Limits, read_labels
+from synctalklip.data.manifest import Clip, read_manifest
+from synctalklip.data.text import Tokenizer
+from synctalklip.errors import SyncTalklipError
+
+
+@dataclass
+class AVSyncNetTaskConfig(FairseqDataclass):
+    """Data of stage 1; see `Augmentation` and `Limits` for the nested fields."""
+
+    prepared: str = field(default=MISSING, metadata={"help": "folder that holds manifest.jsonl"})
+    tokenizer: str | None = field(default=None, metadata={"help": "sentencepiece model; null to pre-train"})
+    labels: list[str] = field(
+        default_factory=list, metadata={"help": "folders under <prepared>/labels to predict; [] to fine-tune"}
+    )
+    modalities: list[str] = field(default_factory=lambda: list(MODALITIES))
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    limits: Limits = field(default_factory=Limits)
+    bucket_frames: int = field(default=10, metadata={"help": "clips whose length differs less share batches"})
+    cache: bool = field(default=False, metadata={"help": "keep decoded clips in memory"})
+    seed: int = II("common.seed")
+    # fairseq reads this name from the task: batches are drawn anew every epoch, which resumes exactly.
+    rebuild_batches: bool = True
+
+
+class FairseqClips(FairseqDataset):
+    """`ClipDataset` with fairseq's batching by frame budget (`dataset.max_tokens` counts frames)."""
+
+    def __init__(self, clips: ClipDataset, bucket_frames: int, shuffle: bool) -> None:
+        self.clips, self.bucket_frames, self.shuffle = clips, bucket_frames, shuffle
+        self.sizes = clips.sizes
+        self.epoch = 1
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.clips[index]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.clips.collate(samples)
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return self.sizes[indices]
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def ordered_indices(self) -> np.ndarray:
+        return self.clips.order(self.bucket_frames, self.epoch if self.shuffle else 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.clips.set_epoch(epoch)
+
+
+def _one_roi_mode(clips: list[Clip], prepared: str) -> str:
+    modes = sorted({clip.roi_mode for clip in clips})
+    if len(modes) != 1:
+        raise SyncTalklipError(f"{prepared}: clips were cut in different ways ({', '.join(modes)}); prepare them again")
+    return modes[0]
+
+
+@register_task("avsyncnet", dataclass=AVSyncNetTaskConfig)
+class AVSyncNetTask(FairseqTask):
+    """Pre-training (frame labels) and fine-tuning (transcripts) of AV-SyncNet.
+
+    `state` holds plain containers only (fairseq loads checkpoints with `weights_only`): the bytes of the
+    tokenizer or None, the ROI mode of the clips, and the number of classes of every label set.
+    """
+
+    def __init__(self, cfg: AVSyncNetTaskConfig, **kwargs: Any) -> None:
+        super().__init__(cfg, **kwargs)
+        self.state.add_factory("tokenizer", self._tokenizer_bytes)
+        self.state.add_factory("roi_mode", lambda: _one_roi_mode(self._manifest(), cfg.prepared))
+        self.state.add_factory("label_sizes", lambda: [labels.classes for labels in self._label_sets()])
+        self._cached: dict[str, Any] = {}
+
+    def _tokenizer_bytes(self) -> bytes | None:
+        return Tokenizer.load(self.cfg.tokenizer).model if self.cfg.tokenizer else None
+
+    def _manifest(self) -> list[Clip]:
+        if "manifest" not in self._cached:
+            self._cached["manifest"] = read_manifest(self.cfg.prepared)
+        return self._cached["manifest"]
+
+    def _label_sets(self) -> list[FrameLabels]:
+        if "labels" not in self._cached:
+            folder = Path(self.cfg.prepared) / "labels"
+            self._cached["labels"] = [read_labels(folder / name) for name in self.cfg.labels]
+        return self._cached["labels"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, whether it was asked for before or not."""
+        return {name: getattr(self.state, name) for name in ("tokenizer", "roi_mode", "label_sizes")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._cached.clear()
+
+    @property
+    def label_sizes(self) -> list[int]:
+        """Softmax sizes of the label sets; empty when fine-tuning from nothing."""
+        return list(self.state.label_sizes)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the transcripts, None when pre-training."""
+        if "tokenizer" not in self._cached:
+            model = self.state.tokenizer
+            self._cached["tokenizer"] = None if model is None else Tokenizer(model)
+        return self._cached["tokenizer"]
+
+    @property
+    def source_dictionary(self) -> None:
+        return None
+
+    @property
+    def target_dictionary(self) -> Dictionary | None:
+        """The tokenizer's symbols; ids are equal because both begin with bos, pad, eos, unk."""
+        if self.tokenizer is None:
+            return None
+        if "dictionary" not in self._cached:
+            dictionary = Dictionary()
+            for symbol in self.tokenizer.symbols[len(dictionary) :]:
+                dictionary.add_symbol(symbol)
+            self._cached["dictionary"] = dictionary
+        return self._cached["dictionary"]
+
+    def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
+        """Make `datasets[split]`; only the split called train is augmented."""
+        cfg = task_cfg or self.cfg
+        training = split == "train"
+        clips = read_manifest(cfg.prepared, split)
+        _one_roi_mode(clips, cfg.prepared)
+        inner = ClipDataset(
+            clips,
+            tokenizer=self.tokenizer,
+            labels=self._label_sets(),
+            augmentation=_plain(cfg.augmentation) if training else None,
+            limits=_plain(cfg.limits),
+            modalities=cfg.modalities,
+            seed=cfg.seed,
+            cache=cfg.cache,
+        )
+        self.datasets[split] = FairseqClips(inner, cfg.bucket_frames, shuffle=training)
+
+    def max_positions(self) -> None:
+        """Lengths are limited by `limits`, which also says how many clips were left out."""
+        return None
+
+    def build_generator(self, models: list, args: Any, **kwargs: Any) -> torch.nn.Module:
+        """fairseq's beam search; lengths count video frames (`max_len_a` tokens a frame)."""
+        from synctalklip.avsyncnet.search import SearchModel
+
+        return super().build_generator([SearchModel(model) for model in models], args, **kwargs)
+
+    def inference_step(
+        self,
+        generator: torch.nn.Module,
+        models: list,
+        sample: dict[str, Any],
+        prefix_tokens: torch.Tensor | None = None,
+        constraints: torch.Tensor | None = None,
+    ) -> list[list[dict[str, torch.Tensor]]]:
+        """Hypotheses of a batch, best first."""
+        net_input = dict(sample["net_input"])
+        # The search takes batch size and source length from the shape of `source`: frames, not features.
+        net_input["source"] = net_input["padding_mask"].long()
+        return super().inference_step(
+            generator, models, {**sample, "net_input": net_input}, prefix_tokens, constraints
+        )
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_object(node) if isinstance(node, DictConfig) else node

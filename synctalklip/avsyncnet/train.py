@@ -1,0 +1,188 @@
+"""Stage 1 under fairseq's trainer, called as a library from our Hydra configuration."""
+
+import logging
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from synctalklip.errors import SyncTalklipError
+
+logger = logging.getLogger(__name__)
+
+
+class ConfigError(SyncTalklipError):
+    """A setting that fairseq or this plugin does not know, or a value of the wrong type."""
+
+
+def register() -> None:
+    """Import the plugin by its package name, once; `common.user_dir` stays null."""
+    import synctalklip.avsyncnet.criterion
+    import synctalklip.avsyncnet.fairseq_models
+    import synctalklip.avsyncnet.task  # noqa: F401
+
+
+def fairseq_config(cfg: DictConfig) -> DictConfig:
+    """Complete and check the `fairseq` node of a composed configuration.
+
+    Args:
+        cfg: root configuration of scripts/train_avsyncnet.py.
+
+    Returns:
+        A resolved node in struct mode that fairseq's trainer accepts.
+
+    Raises:
+        ConfigError: names the key that is unknown or has a value of the wrong type.
+    """
+    register()
+    from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+    from fairseq.dataclass.configs import FairseqConfig
+    from fairseq.dataclass.initialize import add_defaults
+    from fairseq.models import MODEL_DATACLASS_REGISTRY
+    from fairseq.tasks import TASK_DATACLASS_REGISTRY
+
+    chosen = OmegaConf.create(OmegaConf.to_container(cfg.fairseq, resolve=True))
+    chosen.model = OmegaConf.merge(_structure(cfg, chosen.model.get("_name")), chosen.model)
+    registries = {
+        "model": MODEL_DATACLASS_REGISTRY,
+        "task": TASK_DATACLASS_REGISTRY,
+        "criterion": CRITERION_DATACLASS_REGISTRY,
+    }
+    for name, registry in registries.items():
+        kind = chosen.get(name, {}).get("_name")
+        if kind not in registry:
+            raise ConfigError(f"fairseq.{name}._name is {kind!r}, which no {name} is registered as")
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(FairseqConfig), chosen)
+        add_defaults(node)
+        OmegaConf.resolve(node)
+    except OmegaConfBaseException as error:
+        key = error.full_key or error.key
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"fairseq configuration, key {key!r}: {reason}; correct or remove it") from None
+    missing = sorted(key for key in OmegaConf.missing_keys(node) if key.split(".")[0] in registries)
+    if missing:
+        raise ConfigError(f"fairseq configuration: give a value for {', '.join(missing)}")
+    OmegaConf.set_struct(node, True)
+    return node
+
+
+def _structure(cfg: DictConfig, kind: str) -> dict[str, Any]:
+    """Fields of the `encoder` group that the chosen model has; a pre-training model has no decoder.
+
+    Raises:
+        ConfigError: a field that neither model knows.
+    """
+    from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig
+
+    structure = OmegaConf.to_container(cfg.encoder, resolve=True)
+    known = {field.name for field in fields(AVSyncNetConfig)}
+    unknown = sorted(set(structure) - known)
+    if unknown:
+        raise ConfigError(f"encoder.{unknown[0]}: neither AVHubertConfig nor AVSyncNetConfig has such a field")
+    own = {field.name for field in fields(AVHubertConfig)} if kind == "avhubert" else known
+    return {name: value for name, value in structure.items() if name in own}
+
+
+def complete_sizes(node: DictConfig) -> None:
+    """Fill in what follows from data and weights, so that a checkpoint's configuration rebuilds its model."""
+    from synctalklip.data.dataset import read_labels
+    from synctalklip.data.text import Tokenizer
+
+    labels = Path(node.task.prepared) / "labels"
+    if node.model._name == "avhubert":
+        if not node.task.labels:
+            raise ConfigError("pre-training needs frame labels: make some with scripts/cluster.py and name them")
+        node.model.num_classes = [read_labels(labels / name).classes for name in node.task.labels]
+        return
+    if node.task.tokenizer is None:
+        raise ConfigError("fine-tuning needs a tokenizer: make one with scripts/train_tokenizer.py")
+    node.model.vocab_size = Tokenizer.load(node.task.tokenizer).size
+    node.model.ctc = node.criterion.lambda_ctc > 0
+
+
+def repair_last_checkpoint(folder: str | Path) -> None:
+    """Make `checkpoint_last.pt` readable again after a kill.
+
+    fairseq writes one file atomically and copies it to the other names; a kill during the copy leaves a
+    file that is cut short while its source is whole. The newest whole checkpoint takes its place.
+
+    Raises:
+        SyncTalklipError: the last checkpoint is damaged and no other is whole.
+    """
+    folder = Path(folder)
+    last = folder / "checkpoint_last.pt"
+    if not last.exists() or zipfile.is_zipfile(last):
+        return
+    whole = [path for path in folder.glob("checkpoint*.pt") if path != last and zipfile.is_zipfile(path)]
+    if not whole:
+        raise SyncTalklipError(f"{last}: is cut short and no other checkpoint is whole; remove it to start anew")
+    newest = max(whole, key=lambda path: path.stat().st_mtime)
+    logger.warning("%s was cut short by a kill; going on from %s", last.name, newest.name)
+    # Not a rename: the source may be the best checkpoint, which has to stay.
+    partial = last.with_name("checkpoint_last.partial")
+    partial.write_bytes(newest.read_bytes())
+    partial.replace(last)
+
+
+# What these say of every epoch and batch hides the lines of training and validation.
+_CHATTY = ("fairseq.trainer", "fairseq.checkpoint_utils", "fairseq.tasks.fairseq_task", "fairseq.data.iterators")
+
+
+def _forget_previous_run() -> None:
+    """Clear what fairseq keeps in module globals, so that runs of one sweep do not see each other."""
+    import fairseq_cli.train
+    from fairseq import checkpoint_utils
+    from fairseq.logging import metrics, progress_bar
+
+    for function in (checkpoint_utils.save_checkpoint, fairseq_cli.train.should_stop_early):
+        function.__dict__.clear()
+    for writer in (getattr(progress_bar, "_tensorboard_writers", None) or {}).values():
+        writer.close()
+    if getattr(progress_bar, "_tensorboard_writers", None):
+        progress_bar._tensorboard_writers.clear()
+    metrics.reset()
+
+
+def train(cfg: DictConfig) -> Path:
+    """Train until `max_update`, going on from `checkpoint_last.pt` where there is one.
+
+    Args:
+        cfg: root configuration of scripts/train_avsyncnet.py.
+
+    Returns:
+        Folder of the checkpoints (`checkpoint_best.pt`, `checkpoint_last.pt`).
+
+    Raises:
+        ConfigError: the configuration is wrong; raised before any data is read.
+        SyncTalklipError: data or checkpoints are unusable, or the loss is not finite.
+    """
+    node = fairseq_config(cfg)
+    import fairseq_cli.train
+    from fairseq.distributed.utils import call_main
+
+    complete_sizes(node)
+    _forget_previous_run()
+    folder = Path(node.checkpoint.save_dir)
+    repair_last_checkpoint(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(node, folder.parent / "fairseq.yaml")
+    for name in (*_CHATTY, "fairseq_cli.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    call_main(node, fairseq_cli.train.main)
+    return folder
+
+
+def summary(folder: str | Path) -> dict[str, Any]:
+    """Updates and best validation metric of a checkpoint folder, for reports."""
+    from synctalklip import checkpoint
+
+    state = checkpoint.load(Path(folder) / "checkpoint_last.pt")
+    return {
+        "updates": state["optimizer_history"][-1]["num_updates"],
+        "metric": state["cfg"]["checkpoint"]["best_checkpoint_metric"],
+        "best": state["extra_state"].get("best"),
+    }

@@ -1,0 +1,251 @@
+"""Encode video and sound with PyAV; a file appears whole or not at all.
+
+N sound samples, H, W height and width in pixels. Frames are uint8 BGR or grey, sound is int16.
+"""
+
+import contextlib
+import io
+import wave as wave_format
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Self
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from synctalklip.errors import SyncTalklipError
+
+FPS = 25
+SAMPLE_RATE = 16000
+# The default arithmetic of the converter darkens 4:2:0 colour by 2 grey levels each way.
+EXACT_COLOUR = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+class MediaError(SyncTalklipError):
+    """A media file that cannot be read or written; the message names the file, the reason and the way out."""
+
+
+class DiskError(MediaError):
+    """The disk refused a file: no fault of the clip, so bulk work stops instead of rejecting it."""
+
+
+def as_rate(fps: float | Fraction) -> Fraction:
+    """A frame rate as the fraction that containers store."""
+    rate = Fraction(fps).limit_denominator(1001)
+    if rate <= 0:
+        raise MediaError(f"a frame rate of {fps} is not possible; give a positive number")
+    return rate
+
+
+def _partial(path: Path) -> Path:
+    # Always the same name: what a killed run left is overwritten by the next one.
+    return path.with_name(f".{path.stem}.part{path.suffix}")
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Give the name of a file beside `path` to fill; it becomes `path` only when the block ends well.
+
+    Raises:
+        DiskError: the disk refused it; nothing half-written stays and an older `path` still stands.
+    """
+    path = Path(path)
+    part = _partial(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise DiskError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder, then "
+            "run again"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+class VideoWriter:
+    """Write H.264 video, with AAC sound if wanted; the file appears whole at the end or not at all.
+
+    Sizes that 4:2:0 colour cannot hold (odd) are extended by repeating the last column or row.
+
+    Args:
+        path: file to write; the suffix chooses the container.
+        fps: frame rate.
+        size: width and height of the frames.
+        sample_rate: Hz of `write_audio`, None for no sound.
+        crf: quality of x264, 0 is lossless, 18 is visually clean.
+        pixel_format: stored pixels, "yuv420p" plays everywhere, "yuv444p" keeps full colour resolution.
+        metadata: tags of the container.
+        threads: encoder threads, 0 for one per core. The bytes depend on it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float | Fraction,
+        size: tuple[int, int],
+        sample_rate: int | None = None,
+        crf: float = 18,
+        pixel_format: str = "yuv420p",
+        metadata: dict[str, str] | None = None,
+        threads: int = 1,
+    ):
+        self.path = Path(path)
+        self.frames = 0
+        self.samples = 0
+        self._rate = as_rate(fps)
+        self._size = size
+        self._sample_rate = sample_rate
+        even = 2 if pixel_format == "yuv420p" else 1
+        self._margin = tuple((-side) % even for side in size)
+        # Without mbtree=0 x264 gives other packets for equal frames from run to run.
+        self._video_options = {
+            "crf": str(crf),
+            "preset": "fast",
+            "threads": str(threads),
+            "x264-params": "mbtree=0",
+        }
+        self._pixel_format = pixel_format
+        self._metadata = metadata or {}
+        self._converter = VideoReformatter()
+        self._resources = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(written_whole(self.path))
+            try:
+                # Through a Python file every refused write is seen, also the last one.
+                file = stack.enter_context(open(part, "wb"))
+                self._container = av.open(file, "w", format=_container(self.path))
+            except ValueError as error:
+                raise MediaError(f"{self.path}: no such kind of video file ({error}); end the name in .mp4") from None
+            self._container.metadata.update(self._metadata)
+            self._add_streams()
+            self._resources = stack.pop_all()
+        return self
+
+    def _add_streams(self) -> None:
+        video = self._container.add_stream("libx264", rate=self._rate, options=self._video_options)
+        video.width, video.height = (side + more for side, more in zip(self._size, self._margin, strict=True))
+        video.pix_fmt = self._pixel_format
+        self._video, self._audio = video, None
+        if self._sample_rate is not None:
+            self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout="mono")
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append a frame, (H,W,3) BGR or (H,W) grey, uint8."""
+        width, height = self._size
+        if frame.dtype != np.uint8 or frame.shape[:2] != (height, width) or frame.ndim not in (2, 3):
+            raise MediaError(
+                f"{self.path}: got a frame {frame.shape} {frame.dtype}, expected uint8 of {height} x {width} pixels"
+            )
+        right, below = self._margin
+        if right or below:
+            frame = np.pad(frame, ((0, below), (0, right), (0, 0))[: frame.ndim], mode="edge")
+        kind = "bgr24" if frame.ndim == 3 else "gray"
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=kind)
+        # The encoder would convert too, with a pool of threads for every frame.
+        picture = self._converter.reformat(picture, format=self._pixel_format, interpolation=EXACT_COLOUR, threads=1)
+        picture.pts, picture.time_base = self.frames, 1 / self._rate
+        self.frames += 1
+        self._container.mux(self._video.encode(picture))
+
+    def write_audio(self, wave: np.ndarray) -> None:
+        """Append sound, (N,) int16."""
+        if self._audio is None:
+            raise MediaError(f"{self.path}: was opened without sound; give sample_rate")
+        if len(wave) == 0:
+            return
+        sound = av.AudioFrame.from_ndarray(_checked_wave(wave, self.path)[None], format="s16", layout="mono")
+        sound.sample_rate = self._sample_rate
+        sound.pts, sound.time_base = self.samples, Fraction(1, self._sample_rate)
+        self.samples += len(wave)
+        self._container.mux(self._audio.encode(sound))
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        # Runs before the file is closed and renamed; its own failure undoes both.
+        self._resources.callback(self._discard if kind else self._finish)
+        return bool(self._resources.__exit__(kind, error, trace))
+
+    def _finish(self) -> None:
+        if self.frames == 0:
+            self._discard()
+            raise MediaError(f"{self.path}: no frame was written; the input holds none")
+        for stream in (self._video, self._audio):
+            if stream is not None and (stream is self._video or self.samples):
+                self._container.mux(stream.encode(None))
+        self._container.close()
+
+    def _discard(self) -> None:
+        # The trailer of a file that is thrown away may fail as its frames did.
+        with contextlib.suppress(Exception):
+            self._container.close()
+
+
+def _container(path: Path) -> str:
+    names = {".mkv": "matroska", ".mov": "mov", ".mp4": "mp4", ".avi": "avi"}
+    if path.suffix.lower() not in names:
+        raise ValueError(f"suffix {path.suffix!r} is not one of {', '.join(names)}")
+    return names[path.suffix.lower()]
+
+
+def _checked_wave(wave: np.ndarray, path: Path) -> np.ndarray:
+    if wave.dtype != np.int16 or wave.ndim != 1:
+        raise MediaError(f"{path}: got sound {wave.shape} {wave.dtype}, expected one row of int16")
+    return np.ascontiguousarray(wave)
+
+
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    fps: float | Fraction = FPS,
+    wave: np.ndarray | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    **options: object,
+) -> None:
+    """Write frames, (H,W,3) BGR or (H,W) grey uint8, and sound, (N,) int16; options as of `VideoWriter`.
+
+    Raises:
+        MediaError: no frame, frames of unequal sizes.
+        DiskError: the disk refused the file.
+    """
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise MediaError(f"{path}: no frame was written; the input holds none")
+    size = first.shape[1], first.shape[0]
+    with VideoWriter(path, fps, size, None if wave is None else sample_rate, **options) as writer:
+        writer.write(first)
+        for frame in frames:
+            writer.write(frame)
+        if wave is not None:
+            writer.write_audio(wave)
+
+
+def write_wav(path: str | Path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write (N,) int16 as a mono 16-bit wav file.
+
+    Raises:
+        DiskError: the disk refused the file.
+    """
+    memory = io.BytesIO()
+    with wave_format.open(memory, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(_checked_wave(wave, Path(path)).astype("<i2").tobytes())
+    write_bytes(path, memory.getvalue())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a small file whole or not at all.
+
+    Raises:
+        DiskError: the disk refused the file.
+    """
+    with written_whole(path) as part:
+        part.write_bytes(content)

@@ -1,0 +1,215 @@
+"""Sound and mouth features, in torch: the one preprocessing of training, validation and inference.
+
+Legend: N sound samples at 16 kHz, F sound frames at 100 Hz, T video frames at 25 Hz, C cepstra or filters.
+
+Sound stays in int16 scale (-32768..32767) everywhere; `cluster_mfcc` alone rescales it to +-1.
+`logfbank` and `mfcc` equal python_speech_features with its default settings (rectangular window).
+"""
+
+import math
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from synctalklip.errors import SyncTalklipError
+
+SAMPLE_RATE = 16000
+STACK = 4  # 10 ms frames in one 40 ms video frame
+FILTERS = 26
+CEPSTRA = 13
+AUDIO_DIM = STACK * FILTERS
+ROI_SIZE = 96
+CROP_SIZE = 88
+ROI_MEAN, ROI_STD = 0.421, 0.165
+
+_FRAME_SECONDS, _HOP_SECONDS = 0.025, 0.01
+_PREEMPHASIS = 0.97
+_LIFTER = 22
+_EPS = float(np.finfo(np.float64).eps)  # python_speech_features puts this in the place of an exact zero
+
+Wave = np.ndarray | Tensor
+
+
+def logfbank(wave: Wave, sample_rate: int = SAMPLE_RATE) -> Tensor:
+    """Natural logarithm of the mel filterbank energies.
+
+    Args:
+        wave: (N,) sound in int16 scale; int16 or float.
+        sample_rate: in Hz.
+
+    Returns:
+        (F, 26) float32, one row per 10 ms; F = 1 + ceil((N - 400) / 160) at 16 kHz, at least 1.
+
+    Raises:
+        SyncTalklipError: the wave is empty, not one channel, or holds NaN.
+
+    Source: python_speech_features.logfbank, as AV-HuBERT uses it.
+    """
+    energies, _ = _filterbank_energies(wave, sample_rate)
+    return energies.log()
+
+
+def mfcc(wave: Wave, sample_rate: int = SAMPLE_RATE) -> Tensor:
+    """Mel cepstra: 13 of 26 filters, lifter 22, the log frame energy in the place of the first.
+
+    Args:
+        wave: (N,) sound in int16 scale; int16 or float.
+        sample_rate: in Hz.
+
+    Returns:
+        (F, 13) float32, one row per 10 ms.
+
+    Raises:
+        SyncTalklipError: the wave is empty, not one channel, or holds NaN.
+
+    Source: python_speech_features.mfcc, the input of SyncNet.
+    """
+    energies, total = _filterbank_energies(wave, sample_rate)
+    cepstra = energies.log() @ _cosine_basis().to(energies.device)
+    cepstra[:, 0] = total.log()
+    return cepstra
+
+
+def cluster_mfcc(wave: Wave) -> Tensor:
+    """Features of the first clustering iteration: kaldi MFCC with first and second differences.
+
+    Args:
+        wave: (N,) 16 kHz sound in int16 scale, at least 400 samples.
+
+    Returns:
+        (F, 39) float32, one row per 10 ms; F = 1 + (N - 400) // 160 (only whole windows count).
+
+    Raises:
+        SyncTalklipError: shorter than one window of 25 ms.
+
+    Source: AV-HuBERT's clustering recipe (13 cepstra, no energy, sound scaled to +-1).
+    """
+    # torchaudio is only needed here; importing it costs every other user of this module a second.
+    from torchaudio.compliance import kaldi
+    from torchaudio.functional import compute_deltas
+
+    signal = _as_signal(wave) / 32768.0
+    if signal.numel() < SAMPLE_RATE * _FRAME_SECONDS:
+        raise SyncTalklipError(f"the sound has {signal.numel()} samples: one 25 ms window needs 400")
+    cepstra = kaldi.mfcc(signal[None], sample_frequency=SAMPLE_RATE, use_energy=False).T
+    deltas = compute_deltas(cepstra)
+    return torch.cat([cepstra, deltas, compute_deltas(deltas)]).T.contiguous()
+
+
+def stack(features: Tensor, order: int = STACK) -> Tensor:
+    """Join each `order` consecutive rows into one; missing rows at the end are zeros.
+
+    Args:
+        features: (F, C).
+
+    Returns:
+        (ceil(F / order), order * C).
+    """
+    missing = -len(features) % order
+    return F.pad(features, (0, 0, 0, missing)).reshape(-1, order * features.shape[1])
+
+
+def fit_length(features: Tensor, frames: int) -> Tensor:
+    """Cut the tail of (F, C) features, or append zero rows, so that there are `frames` rows."""
+    return F.pad(features[:frames], (0, 0, 0, max(frames - len(features), 0)))
+
+
+def audio_features(wave: Wave, frames: int) -> Tensor:
+    """AV-HuBERT's sound input, aligned to a clip of `frames` video frames.
+
+    Log filterbank, four 10 ms rows a video frame, the tail cut or filled with zeros (never the head:
+    cutting both ends shifts the sound by a frame), then each row normalised to mean 0 and variance 1.
+
+    Args:
+        wave: (N,) 16 kHz sound in int16 scale.
+        frames: T.
+
+    Returns:
+        (T, 104) float32.
+    """
+    return F.layer_norm(fit_length(stack(logfbank(wave)), frames), (AUDIO_DIM,))
+
+
+def normalize_roi(
+    rois: np.ndarray | Tensor,
+    crop: Literal["center"] | tuple[int, int] = "center",
+    flip: bool = False,
+) -> Tensor:
+    """AV-HuBERT's mouth input: crop, mirror, (x / 255 - 0.421) / 0.165. Differentiable for float input.
+
+    Args:
+        rois: (..., 96, 96) grey mouth regions, uint8 0..255 or float 0..1.
+        crop: "center" (validation, inference) or the (top, left) corner of the 88x88 window.
+        flip: mirror left and right (the whole clip alike).
+
+    Returns:
+        (..., 88, 88) float32.
+    """
+    rois = torch.as_tensor(rois)
+    height, width = rois.shape[-2:]
+    if crop == "center":
+        crop = (round((height - CROP_SIZE) / 2), round((width - CROP_SIZE) / 2))
+    top, left = crop
+    if not (0 <= top <= height - CROP_SIZE and 0 <= left <= width - CROP_SIZE):
+        raise ValueError(
+            f"a window of {CROP_SIZE} at ({top}, {left}) leaves the {height}x{width} mouth region"
+        )
+    window = rois[..., top : top + CROP_SIZE, left : left + CROP_SIZE]
+    if flip:
+        window = window.flip(-1)
+    scale = 1.0 if window.is_floating_point() else 1.0 / 255.0
+    return window.float().mul(scale / ROI_STD).sub(ROI_MEAN / ROI_STD)
+
+
+def _as_signal(wave: Wave) -> Tensor:
+    signal = torch.as_tensor(wave)
+    if signal.ndim != 1 or signal.numel() == 0:
+        raise SyncTalklipError(
+            f"the sound has shape {tuple(signal.shape)}: one channel with samples is needed"
+        )
+    is_float = signal.is_floating_point()
+    signal = signal.float()
+    if is_float and not torch.isfinite(signal).all():
+        raise SyncTalklipError("the sound holds NaN or infinite samples: repair or drop the file")
+    return signal
+
+
+def _filterbank_energies(wave: Wave, sample_rate: int) -> tuple[Tensor, Tensor]:
+    """Energies of 26 mel filters (F, 26) and of whole frames (F,), exact zeros replaced by epsilon."""
+    signal = _as_signal(wave)
+    signal = torch.cat([signal[:1], signal[1:] - _PREEMPHASIS * signal[:-1]])
+    length, hop = int(_FRAME_SECONDS * sample_rate + 0.5), int(_HOP_SECONDS * sample_rate + 0.5)
+    count = 1 + max(math.ceil((len(signal) - length) / hop), 0)
+    signal = F.pad(signal, (0, (count - 1) * hop + length - len(signal)))
+    fft_size = 1 << (length - 1).bit_length()
+    spectrum = torch.fft.rfft(signal.unfold(0, length, hop), fft_size)
+    power = (spectrum.real.square() + spectrum.imag.square()) / fft_size
+    energies = power @ _mel_filters(sample_rate, fft_size).to(power.device)
+    total = power.sum(1)
+    return energies.masked_fill(energies == 0, _EPS), total.masked_fill(total == 0, _EPS)
+
+
+@cache
+def _mel_filters(sample_rate: int, fft_size: int) -> Tensor:
+    """Triangular filters (fft_size / 2 + 1, 26) with edges at whole bins, equally spaced in mel."""
+    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    hertz = 700 * (10 ** (np.linspace(0, top, FILTERS + 2) / 2595) - 1)
+    edges = np.floor((fft_size + 1) * hertz / sample_rate)
+    bins = np.arange(fft_size // 2 + 1)[:, None]
+    low, peak, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = np.where((bins >= low) & (bins < peak), (bins - low) / np.maximum(peak - low, 1), 0)
+    falling = np.where((bins >= peak) & (bins < high), (high - bins) / np.maximum(high - peak, 1), 0)
+    return torch.from_numpy(rising + falling).float()
+
+
+@cache
+def _cosine_basis() -> Tensor:
+    """Orthonormal DCT-II times the sinusoidal lifter, (26, 13)."""
+    n = np.arange(CEPSTRA)
+    basis = np.cos(np.pi / FILTERS * (np.arange(FILTERS)[:, None] + 0.5) * n) * np.sqrt(2 / FILTERS)
+    basis[:, 0] *= np.sqrt(0.5)
+    return torch.from_numpy(basis * (1 + _LIFTER / 2 * np.sin(np.pi * n / _LIFTER))).float()

@@ -1,0 +1,230 @@
+"""Prepare one clip: decode, follow the face, cut, write. No torch here: every worker process imports this.
+
+T video frames at 25 Hz, N sound samples at 16 kHz.
+"""
+
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from synctalklip.build import build
+from synctalklip.data import media
+from synctalklip.data.detectors import FaceDetector
+from synctalklip.data.geometry import FACE_SIZE, ROI_SIZE, FaceError, crop_face, crop_roi, geometry
+from synctalklip.data.layouts import SourceClip
+from synctalklip.data.text import TextError, normalize_text, read_grid_transcript, read_lrs_transcript
+from synctalklip.data.tracking import Track, track_face
+from synctalklip.errors import SyncTalklipError
+
+# Raise it when prepared files change for the same settings: old ones are then made again.
+RECIPE = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What preparation can be told; the values that hold by default are in `configs/prepare.yaml`.
+
+    Attributes:
+        crf: x264 quality of face crops and ROIs.
+        min_frames: shorter clips are rejected.
+        max_frames: longer clips are rejected, None for any length.
+        min_detected: share of the frames that must show the face.
+    """
+
+    crf: float
+    min_frames: int
+    max_frames: int | None
+    min_detected: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a clip.
+
+    Attributes:
+        frames: T, 0 when rejected.
+        samples: N, 0 when rejected.
+        text: normalised transcript.
+        reason: why it was rejected, None when it is prepared.
+        kept: it was done by an earlier run.
+    """
+
+    frames: int = 0
+    samples: int = 0
+    text: str = ""
+    reason: str | None = None
+    kept: bool = False
+
+
+def record_path(prepared: Path, name: str) -> Path:
+    """File that says what became of a clip; written last, so that a clip with a record is complete."""
+    return prepared / "records" / f"{name}.json"
+
+
+def output_paths(prepared: Path, name: str) -> dict[str, Path]:
+    """The four files of a prepared clip."""
+    return {
+        "audio": prepared / "audio" / f"{name}.wav",
+        "faces": prepared / "faces" / f"{name}.mp4",
+        "rois": prepared / "rois" / f"{name}.mp4",
+        "tracks": prepared / "tracks" / f"{name}.npz",
+    }
+
+
+def make_task(prepared: Path, settings: Settings, face: Mapping) -> Callable[[SourceClip], Outcome]:
+    """The task of a worker process, with its own detector; one thread, for there is a worker on every core.
+
+    Args:
+        prepared: output folder.
+        settings: see `Settings`.
+        face: config of the detector, with `_target_`.
+    """
+    detector = build(dict(face))
+    cv2.setNumThreads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    return partial(
+        _prepare_or_reject, prepared=prepared, settings=settings, detector=detector, recipe=_recipe(settings, face)
+    )
+
+
+def _recipe(settings: Settings, face: Mapping) -> str:
+    # Where the network runs does not change what it is asked to do.
+    face = {key: value for key, value in face.items() if key not in ("device", "compile")}
+    return json.dumps([RECIPE, asdict(settings), face], sort_keys=True, default=str)
+
+
+def _fingerprint(clip: SourceClip, recipe: str) -> str:
+    """Changes when settings or source files do, so that stale outputs are made again."""
+    stamps = [clip.text]
+    for file in (clip.video, clip.audio, clip.transcript):
+        found = file is not None and file.is_file()
+        stamps.append([file.stat().st_size, file.stat().st_mtime_ns] if found else None)
+    return hashlib.sha256(json.dumps([recipe, stamps]).encode()).hexdigest()
+
+
+def _prepare_or_reject(
+    clip: SourceClip, prepared: Path, settings: Settings, detector: FaceDetector, recipe: str
+) -> Outcome:
+    record, key = record_path(prepared, clip.id), _fingerprint(clip, recipe)
+    done = _finished(record, key, output_paths(prepared, clip.id).values())
+    if done is not None:
+        return done
+    try:
+        outcome = prepare_clip(clip, prepared, settings, detector)
+    except media.DiskError:
+        raise
+    except SyncTalklipError as error:
+        outcome = Outcome(reason=str(error))
+    except Exception as error:
+        # One strange file must not end a run of days; no record, so that the next run tries again.
+        return Outcome(reason=f"{clip.video}: {type(error).__name__}: {error}; please report this file")
+    kept = {name: value for name, value in asdict(outcome).items() if name != "kept"}
+    media.write_bytes(record, json.dumps({"key": key, **kept}, sort_keys=True).encode())
+    return outcome
+
+
+def _finished(record: Path, key: str, outputs: object) -> Outcome | None:
+    """Outcome of an earlier run, if its record fits and its files are there."""
+    try:
+        stored = json.loads(record.read_bytes())
+        if stored.pop("key") != key:
+            return None
+        outcome = Outcome(**stored, kept=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return outcome if outcome.reason is not None or all(path.is_file() for path in outputs) else None
+
+
+def read_text(clip: SourceClip) -> str:
+    """Normalised transcript, "" for a corpus without transcripts.
+
+    Raises:
+        TextError: the transcript is missing, empty or cannot be normalised.
+    """
+    if clip.transcript is not None:
+        read = read_grid_transcript if clip.transcript.suffix == ".align" else read_lrs_transcript
+        return read(clip.transcript)
+    if clip.text is None:
+        return ""
+    text = normalize_text(clip.text)
+    if not text:
+        raise TextError(f"{clip.video}: its transcript is empty; add it or remove the clip")
+    return text
+
+
+def prepare_clip(clip: SourceClip, prepared: Path, settings: Settings, detector: FaceDetector) -> Outcome:
+    """Write the four files of a clip.
+
+    Sound that outlasts the video is cut; sound that is shorter stays as it is, features are padded later.
+
+    Args:
+        clip: where video, sound and transcript are.
+        prepared: output folder.
+        settings: see `Settings`.
+        detector: finds faces.
+
+    Raises:
+        SyncTalklipError: the clip cannot be used; the message is the reason.
+        DiskError: the disk refused a file.
+    """
+    text = read_text(clip)
+    wave = media.read_audio(clip.audio or clip.video)
+    # Two passes: the frames of a long clip are never held.
+    try:
+        track = track_face(_counted(clip.video, settings.max_frames), detector)
+    except FaceError as error:
+        raise FaceError(f"{clip.video}: {error}") from None
+    frames = len(track.landmarks)
+    if frames < settings.min_frames:
+        raise SyncTalklipError(f"{clip.video}: has {frames} frames, at least {settings.min_frames} are needed")
+    if track.share < settings.min_detected:
+        raise FaceError(
+            f"{clip.video}: the face is seen in {track.share:.0%} of the frames, {settings.min_detected:.0%} are needed"
+        )
+    wave = wave[: frames * media.SAMPLE_RATE // media.FPS]
+    outputs = output_paths(prepared, clip.id)
+    media.write_wav(outputs["audio"], wave)
+    _write_crops(clip.video, track, outputs, settings.crf)
+    return Outcome(frames, len(wave), text)
+
+
+def _counted(video: Path, max_frames: int | None) -> object:
+    for count, frame in enumerate(media.read_frames(video)):
+        if max_frames is not None and count >= max_frames:
+            raise SyncTalklipError(f"{video}: has more than {max_frames} frames; raise max_frames or cut it")
+        yield frame
+
+
+def _write_crops(video: Path, track: Track, outputs: dict[str, Path], crf: float) -> None:
+    cuts = geometry(track.landmarks)
+    size = (0, 0)
+    with (
+        media.VideoWriter(
+            outputs["faces"], media.FPS, (FACE_SIZE, FACE_SIZE), crf=crf, pixel_format="yuv444p"
+        ) as faces,
+        media.VideoWriter(outputs["rois"], media.FPS, (ROI_SIZE, ROI_SIZE), crf=crf) as rois,
+    ):
+        for frame, box, transform in zip(media.read_frames(video), cuts.boxes, cuts.transforms, strict=True):
+            faces.write(crop_face(frame, box))
+            rois.write(crop_roi(frame, transform))
+            size = frame.shape[1], frame.shape[0]
+    memory = io.BytesIO()
+    np.savez(
+        memory,
+        boxes=cuts.boxes,
+        transforms=cuts.transforms,
+        matrices=cuts.matrices,
+        landmarks=track.landmarks,
+        detected=track.detected,
+        source_size=np.array(size),
+    )
+    media.write_bytes(outputs["tracks"], memory.getvalue())

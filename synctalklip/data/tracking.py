@@ -1,0 +1,193 @@
+"""Follow one face through a video.
+
+T frames, N faces of a frame. Frames are (H,W,3) uint8 BGR, boxes x1, y1, x2, y2.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from synctalklip.data.detectors import FaceDetector
+from synctalklip.data.geometry import MEAN_FACE, STABLE_POINTS, FaceError, apply, similarities
+
+# Faces of nearly the same size are told apart by their place.
+NEARLY_AS_LARGE = 0.8
+SAME_FACE_OVERLAP = 0.3
+# A lost face may come back this many box sides away, and one side more for every second it was gone.
+REACH = 1.0
+REACH_GROWTH = 1 / 25
+
+
+@dataclass(frozen=True)
+class Track:
+    """One face over time.
+
+    Attributes:
+        landmarks: (T,68,2) float32 in pixels of the frames; gaps are interpolated, the ends are held.
+        detected: (T,) bool, frames in which the face was seen.
+    """
+
+    landmarks: np.ndarray
+    detected: np.ndarray
+
+    @property
+    def share(self) -> float:
+        """Share of the frames in which the face was seen."""
+        return float(self.detected.mean())
+
+
+def choose_face(faces: np.ndarray, width: int, height: int) -> int | None:
+    """The face of a first frame: the largest; of several nearly as large, the most central.
+
+    Args:
+        faces: (N,5) with scores.
+        width: of the frame.
+        height: of the frame.
+
+    Returns:
+        Its index, None without faces.
+    """
+    if len(faces) == 0:
+        return None
+    areas = (faces[:, 2] - faces[:, 0]) * (faces[:, 3] - faces[:, 1])
+    centres = (faces[:, :2] + faces[:, 2:4]) / 2
+    away = np.hypot(*(centres - np.array([width, height]) / 2).T)
+    away[areas < NEARLY_AS_LARGE * areas.max()] = np.inf
+    return int(away.argmin())
+
+
+def same_face(faces: np.ndarray, box: np.ndarray, gap: int) -> int | None:
+    """The face that continues a track: the one that overlaps most, else the nearest within reach.
+
+    Args:
+        faces: (N,5) with scores.
+        box: (4,) where the face was.
+        gap: frames since then.
+
+    Returns:
+        Its index, None when all are elsewhere or of another size.
+    """
+    if len(faces) == 0:
+        return None
+    low, high = np.maximum(faces[:, :2], box[:2]), np.minimum(faces[:, 2:4], box[2:])
+    common = np.prod(np.clip(high - low, 0, None), axis=1)
+    areas, area = np.prod(faces[:, 2:4] - faces[:, :2], axis=1), np.prod(box[2:] - box[:2])
+    overlap = common / (areas + area - common)
+    if overlap.max() >= SAME_FACE_OVERLAP:
+        return int(overlap.argmax())
+    away = np.hypot(*((faces[:, :2] + faces[:, 2:4] - box[:2] - box[2:]) / 2).T)
+    ratio = np.sqrt(areas / area)
+    away[(ratio < 0.5) | (ratio > 2)] = np.inf
+    nearest = int(away.argmin())
+    return nearest if away[nearest] <= (REACH + REACH_GROWTH * gap) * np.sqrt(area) else None
+
+
+class _Follower:
+    """State of one track: the last box, how landmarks moved since it was found, the frames not yet confirmed."""
+
+    def __init__(self, detector: FaceDetector):
+        self.detector = detector
+        self.landmarks: list[np.ndarray | None] = []
+        self._box: np.ndarray | None = None
+        self._lost = 0
+        self._waiting: list[tuple[int, np.ndarray]] = []
+
+    def step(self, frame: np.ndarray) -> None:
+        """Take the next frame."""
+        if self._box is not None and not self._lost and len(self._waiting) + 1 < self.detector.every:
+            self._waiting.append((len(self.landmarks), frame))
+            self._follow(frame)
+            return
+        if self._detect(frame):
+            self._waiting = []
+            return
+        # The face went at some frame since the last detection: look at those too.
+        if self._waiting:
+            self._recheck()
+
+    def finish(self) -> None:
+        """Confirm the frames after the last detection."""
+        if self._waiting and self._seen(self._waiting[-1][1]) is None:
+            self._recheck()
+
+    def _seen(self, frame: np.ndarray) -> np.ndarray | None:
+        """Box of the followed face in a frame, or of the chosen one when none is followed yet."""
+        faces = self.detector.detect(frame)
+        if self._box is None:
+            index = choose_face(faces, frame.shape[1], frame.shape[0])
+        else:
+            index = same_face(faces, self._box, self._lost)
+        return None if index is None else faces[index, :4]
+
+    def _detect(self, frame: np.ndarray) -> bool:
+        box = self._seen(frame)
+        if box is None:
+            self.landmarks.append(None)
+            self._lost += 1
+            return False
+        points = self.detector.landmarks(frame, box)
+        self._box, self._lost = box, 0
+        # What the box looks like from the mean face, to move it along with the landmarks.
+        corners = np.asarray(box, np.float64).reshape(1, 2, 2)
+        self._on_canvas = apply(_upright(points), corners)
+        self.landmarks.append(points)
+        return True
+
+    def _follow(self, frame: np.ndarray) -> None:
+        """Landmarks within the last box, moved and scaled as the landmarks did since it was found."""
+        matrix = _upright(self.landmarks[-1])
+        scale = matrix[:, 0, 0]
+        corners = (self._on_canvas - matrix[:, None, :, 2]) / scale
+        self._box = corners.reshape(4).astype(np.float32)
+        self.landmarks.append(self.detector.landmarks(frame, self._box))
+
+    def _recheck(self) -> None:
+        gone = False
+        for place, frame in self._waiting:
+            gone = gone or self._seen(frame) is None
+            if gone:
+                self.landmarks[place] = None
+                self._lost += 1
+        self._waiting = []
+
+
+def _upright(points: np.ndarray) -> np.ndarray:
+    """Scale and shift, no rotation, from a frame (68,2) to the mean face: (1,2,3)."""
+    stable = points[None, STABLE_POINTS].astype(np.float64)
+    matrix = similarities(stable, MEAN_FACE)
+    scale = np.hypot(matrix[:, 0, 0], matrix[:, 1, 0])
+    linear = scale[:, None, None] * np.eye(2)
+    shift = MEAN_FACE.mean(axis=0) - scale[:, None] * stable.mean(axis=1)
+    return np.concatenate([linear, shift[:, :, None]], axis=2)
+
+
+def track_face(frames: Iterable[np.ndarray], detector: FaceDetector) -> Track:
+    """Find one face and its landmarks in every frame.
+
+    The detector runs every `detector.every` frames; between two runs the box moves with the landmarks. When a
+    face is lost, the frames since it was last found are looked at one by one, and so are the following ones
+    until it is found again. Frames stream: at most `detector.every` of them are held.
+
+    Args:
+        frames: (H,W,3) uint8 BGR each.
+        detector: finds faces and landmarks.
+
+    Raises:
+        FaceError: no frames, or no face in any of them.
+    """
+    follower = _Follower(detector)
+    for frame in frames:
+        follower.step(frame)
+    follower.finish()
+    points = follower.landmarks
+    if not points:
+        raise FaceError("the video holds no frames")
+    detected = np.array([found is not None for found in points])
+    if not detected.any():
+        raise FaceError(f"no face was found in {len(points)} frames; the video must show a face from the front")
+    seen = np.flatnonzero(detected)
+    known = np.stack([points[index] for index in seen]).reshape(len(seen), -1)
+    every = np.arange(len(points))
+    filled = np.stack([np.interp(every, seen, column) for column in known.T], axis=1)
+    return Track(filled.reshape(len(points), -1, 2).astype(np.float32), detected)

@@ -1,0 +1,162 @@
+"""The talking-face generator: an AV-HuBERT audio encoder before the U-Net (facts parts 2.1 and 2.2).
+
+State-dict names are those of the public TalkLip and SyncTalkLip files: the U-Net's own names at the top level,
+the encoder under `audio_encoder.w2v_model.`.
+
+Legend: B clips, T video frames at 25 Hz, N frames to paint, D embedding.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synctalklip import checkpoint
+from synctalklip.avsyncnet.model import AVHubert, AVHubertConfig
+from synctalklip.checkpoint import CheckpointError
+from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.unet import UNetGenerator
+
+KIND = "generator"
+TRAINABLE = ("none", "last", "all")
+
+
+class AudioEncoder(nn.Module):
+    """An AV-HuBERT encoder that is fed with sound only; frozen as a whole, in part or not at all.
+
+    Args:
+        config: sizes of the encoder.
+    """
+
+    def __init__(self, config: AVHubertConfig):
+        super().__init__()
+        self.w2v_model = AVHubert(config)
+        self._trained: list[nn.Module] = []
+        self.freeze("none", 0)
+
+    def freeze(self, trainable: str, layers: int) -> None:
+        """Choose what learns.
+
+        Args:
+            trainable: "none"; "last", the last `layers` transformer layers, counted from the end, and the final
+                norm; or "all" but the video front-end, which sound never reaches.
+            layers: number of layers of "last".
+        """
+        if trainable not in TRAINABLE:
+            raise SyncTalklipError(f"audio_encoder.trainable is '{trainable}'; use one of {', '.join(TRAINABLE)}")
+        transformer = self.w2v_model.encoder
+        if trainable == "last" and not 1 <= layers <= len(transformer.layers):
+            raise SyncTalklipError(
+                f"audio_encoder.layers is {layers}; the encoder has {len(transformer.layers)}, choose 1 to that"
+            )
+        last = [*transformer.layers[-layers:], transformer.layer_norm] if trainable == "last" else []
+        self._trained = [self.w2v_model] if trainable == "all" else last
+        self.w2v_model.requires_grad_(False)
+        for module in self._trained:
+            module.requires_grad_(True)
+        self.w2v_model.feature_extractor_video.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "AudioEncoder":
+        """Training mode for what learns; the rest stays in eval mode, so that frozen means the same every step."""
+        super().train(False)
+        self.training = mode
+        for module in self._trained:
+            module.train(mode)
+        self.w2v_model.feature_extractor_video.eval()
+        return self
+
+    def forward(self, audio: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Sound (B,104,T) -> embeddings (B,T,D)."""
+        return self.w2v_model.encode(audio=audio, video=None, padding_mask=padding_mask)
+
+
+class TalkingFaceGenerator(UNetGenerator):
+    """U-Net with its audio encoder.
+
+    Args:
+        encoder: sizes of the audio encoder; they set D.
+        width: see `UNetGenerator`.
+        residuals: see `UNetGenerator`.
+        roi_mode: how the mouth ROIs of its training were cut, stored and compared on loading.
+    """
+
+    def __init__(self, encoder: AVHubertConfig, width: float, residuals: str, roi_mode: str):
+        super().__init__(encoder.encoder_embed_dim, width, residuals)
+        self.audio_encoder = AudioEncoder(encoder)
+        self.width, self.residuals, self.roi_mode = width, residuals, roi_mode
+
+    def encode_speech(self, audio: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Stacked log filterbanks to one embedding a frame.
+
+        Args:
+            audio: (B,104,T), from `synctalklip.data.features.audio_features`.
+            padding_mask: (B,T) bool, true on padding.
+
+        Returns:
+            (B,T,D).
+        """
+        return self.audio_encoder(audio, padding_mask)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that `build_generator` needs, in plain containers."""
+        return {
+            "width": self.width,
+            "residuals": self.residuals,
+            "roi_mode": self.roi_mode,
+            "encoder": asdict(self.audio_encoder.w2v_model.config),
+        }
+
+
+def build_generator(description: Mapping[str, Any]) -> TalkingFaceGenerator:
+    """Inverse of `TalkingFaceGenerator.describe`; the weights are not set."""
+    sizes = {key: value for key, value in description.items() if key != "encoder"}
+    return TalkingFaceGenerator(AVHubertConfig(**description["encoder"]), **sizes)
+
+
+def save_generator(path: str | Path, generator: TalkingFaceGenerator, step: int) -> None:
+    """Write the checkpoint that `load_generator` reads."""
+    checkpoint.save(
+        path,
+        {
+            "kind": KIND,
+            "model": generator.state_dict(),
+            "config": generator.describe(),
+            "step": step,
+            "roi_mode": generator.roi_mode,
+        },
+    )
+
+
+def load_generator(
+    path: str | Path, device: str | torch.device = "cpu", roi_mode: str | None = None
+) -> TalkingFaceGenerator:
+    """Read a trained generator, in eval mode.
+
+    Args:
+        path: `generator.pt` of a run.
+        device: where it goes.
+        roi_mode: if given, the mode it must have been trained with.
+
+    Raises:
+        CheckpointError: no such file, damaged, of another kind, incomplete, of other sizes than it states, or
+            trained with another ROI mode.
+    """
+    state = checkpoint.load(path, kind=KIND)
+    try:
+        generator = build_generator(state["config"])
+        weights = state["model"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: its description of the model does not fit this version ({error}); train it again"
+        ) from error
+    checkpoint.load_weights(generator, weights, path)
+    if roi_mode is not None and generator.roi_mode != roi_mode:
+        raise CheckpointError(
+            f"{path}: was trained on '{generator.roi_mode}' mouth ROIs, these clips have '{roi_mode}' ones; "
+            "prepare the clips with that mode or train on them"
+        )
+    return generator.to(device).eval().requires_grad_(False)

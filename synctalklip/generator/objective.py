@@ -1,0 +1,190 @@
+"""The objective of the generator, term by term (paper section 3.3, equations 7 to 13).
+
+A term is a function of one step; the config's weights choose which are computed. Generated faces reach the frozen
+expert through `faces_to_rois`, in the place of the frames they replace, within their whole clip.
+
+Legend: B clips, T video frames at 25 Hz, N painted frames, D embedding, L tokens, V symbols.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synctalklip import losses
+from synctalklip.avsyncnet.expert import Expert
+from synctalklip.data.face import faces_to_rois
+from synctalklip.data.features import normalize_roi
+from synctalklip.errors import SyncTalklipError
+
+PREFIX = "lambda_"
+CHOICES = {"form": ("distance", "infonce"), "encoder": ("generator", "expert"), "anchor": ("audio", "video")}
+
+
+def weights_of(loss: Mapping[str, Any]) -> dict[str, float]:
+    """Weights that are not 0, by term, from the `lambda_*` entries of a loss config.
+
+    Raises:
+        SyncTalklipError: an entry names no term.
+    """
+    weights = {key.removeprefix(PREFIX): float(value) for key, value in loss.items() if key.startswith(PREFIX)}
+    unknown = sorted(set(weights) - set(TERMS))
+    if unknown:
+        raise SyncTalklipError(f"loss.{PREFIX}{unknown[0]} belongs to no term; there are {', '.join(TERMS)}")
+    return {name: weight for name, weight in weights.items() if weight != 0}
+
+
+@dataclass
+class Painted:
+    """One step's tensors; what the expert sees of them is computed when a term first asks for it.
+
+    Attributes:
+        generated: (N,3,96,96) in 0..1.
+        target: (N,3,96,96) in 0..1.
+        speech: (B,T,D), embeddings of the generator's own audio encoder.
+        batch: the collated batch, see `synctalklip.data.windows.collate`.
+        expert: frozen AV-SyncNet.
+        clips: the expert looks at the first so many clips of the batch; None for all.
+    """
+
+    generated: Tensor
+    target: Tensor
+    speech: Tensor
+    batch: Mapping[str, Any]
+    expert: Expert
+    clips: int | None = None
+
+    @cached_property
+    def shown(self) -> Tensor:
+        """(N,) bool, which painted frames belong to clips that the expert looks at."""
+        return self.batch["clip"] < (self.clips or len(self.batch["rois"]))
+
+    @cached_property
+    def padding_mask(self) -> Tensor:
+        """(b,T) bool of the clips that the expert looks at."""
+        return self.batch["padding_mask"][: self.clips]
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Clip and frame of each painted frame that the expert looks at."""
+        return self.batch["clip"][self.shown], self.batch["frame"][self.shown]
+
+    @cached_property
+    def video(self) -> Tensor:
+        """Mouth ROIs with the painted frames in their places, (b,1,T,88,88), normalised."""
+        rois = self.batch["rois"][: self.clips]
+        return insert_faces(
+            self.generated[self.shown], self.batch["matrices"][self.shown], rois, *self.places, self.padding_mask
+        )
+
+    @cached_property
+    def video_embeddings(self) -> Tensor:
+        """The expert's view of the painted clips, (b,T,D)."""
+        return self.expert.encode(None, self.video, self.padding_mask)
+
+    @cached_property
+    def expert_audio(self) -> Tensor:
+        """The frozen expert's embeddings of the sound, (b,T,D)."""
+        with torch.no_grad():
+            return self.expert.encode(self.batch["audio"][: self.clips], None, self.padding_mask)
+
+
+def insert_faces(
+    generated: Tensor, matrices: Tensor, rois: Tensor, clip: Tensor, frame: Tensor, padding_mask: Tensor
+) -> Tensor:
+    """Put generated faces into the mouth ROIs of their clips.
+
+    Args:
+        generated: (N,3,96,96) in 0..1.
+        matrices: (N,2,3), face crop to ROI pixels.
+        rois: (B,T,96,96) uint8, the untouched ROIs.
+        clip: (N,) row of each face in `rois`.
+        frame: (N,) its frame.
+        padding_mask: (B,T) bool, true on padding, which becomes zero.
+
+    Returns:
+        (B,1,T,88,88) float32, the expert's input; gradients reach `generated` alone, and only where it is seen.
+    """
+    # Outside autocast: half precision cannot hold the coordinates of the warp.
+    with torch.autocast(generated.device.type, enabled=False):
+        painted = faces_to_rois(generated, matrices, rois[clip, frame].float() / 255)
+        video = normalize_roi(rois).index_put((clip, frame), normalize_roi(painted))
+    return video.masked_fill(padding_mask[:, :, None, None], 0).unsqueeze(1)
+
+
+class Objective:
+    """Equation 13 without its sum: the terms of a step.
+
+    Args:
+        loss: the loss config.
+        expert: frozen AV-SyncNet.
+        discriminator: the critic; the caller holds it read-only.
+    """
+
+    def __init__(self, loss: Mapping[str, Any], expert: Expert, discriminator: nn.Module):
+        self.loss, self.expert, self.discriminator = loss, expert, discriminator
+        self.weights = weights_of(loss)
+        options = loss["contrastive"]
+        for name, choices in CHOICES.items():
+            if options[name] not in choices:
+                raise SyncTalklipError(f"loss.contrastive.{name} is '{options[name]}'; use one of {', '.join(choices)}")
+        self._forms = {
+            "distance": (expert.distance.matrix, losses.cross_modal_contrastive),
+            "infonce": (_cosines, partial(losses.infonce, temperature=options["temperature"])),
+        }
+
+    def terms(self, step: Painted, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Scalars by term; by default those whose weight is not 0."""
+        return {name: TERMS[name](self, step) for name in (self.weights if names is None else names)}
+
+    def reconstruction(self, step: Painted) -> Tensor:
+        """Equation 7 on the whole face."""
+        return losses.reconstruction(step.generated, step.target, "full")
+
+    def lower_reconstruction(self, step: Painted) -> Tensor:
+        """Equation 7 on the painted half."""
+        return losses.reconstruction(step.generated, step.target, "lower")
+
+    def adversarial(self, step: Painted) -> Tensor:
+        """Equation 8."""
+        return losses.adversarial_generator(
+            self.discriminator(step.generated).float(), self.loss["adversarial"]["form"]
+        )
+
+    def lip_reading(self, step: Painted) -> Tensor:
+        """Equation 4 on the painted clips, through the frozen decoder."""
+        rows = len(step.padding_mask)
+        logits = self.expert.lip_logits(step.batch["prev_tokens"][:rows], step.video_embeddings, step.padding_mask)
+        options = self.loss["lip"]
+        return losses.lip_reading(
+            logits.float(), step.batch["tokens"][:rows], options["smoothing"], options["reduction"]
+        )
+
+    def contrastive(self, step: Painted) -> Tensor:
+        """Equations 11 and 12 between the painted frames and the sound of the same frames."""
+        options = self.loss["contrastive"]
+        speech = step.speech if options["encoder"] == "generator" else step.expert_audio
+        audio, video = speech[: len(step.padding_mask)], step.video_embeddings
+        if options["form"] == "distance":
+            audio, video = (self.expert.aligned(x, step.padding_mask) for x in (audio, video))
+        audio, video = audio[step.places], video[step.places]
+        negatives = losses.negatives_of(*step.places, options["scope"], options["min_gap"], options["count"])
+        matrix, loss = self._forms[options["form"]]
+        table = matrix(audio.float(), video.float())
+        return loss(table if options["anchor"] == "audio" else table.T, negatives)
+
+
+def _cosines(audio: Tensor, video: Tensor) -> Tensor:
+    return nn.functional.normalize(audio, dim=-1) @ nn.functional.normalize(video, dim=-1).T
+
+
+TERMS: dict[str, Callable[[Objective, Painted], Tensor]] = {
+    "rec": Objective.reconstruction,
+    "rec_lower": Objective.lower_reconstruction,
+    "adv": Objective.adversarial,
+    "lip": Objective.lip_reading,
+    "cav": Objective.contrastive,
+}

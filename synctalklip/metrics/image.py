@@ -1,0 +1,116 @@
+"""Picture quality: PSNR and SSIM in float64, and the arithmetic of the published scripts under its own name.
+
+Legend: N images, C channels, H rows, W columns.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synctalklip.metrics.errors import MetricError
+
+WINDOW = 11
+SIGMA = 1.5
+K1, K2 = 0.01, 0.03
+
+
+def _check_pair(generated: Tensor, target: Tensor) -> None:
+    if generated.shape != target.shape or generated.ndim != 4:
+        raise MetricError(
+            f"image metrics need two (N,C,H,W) batches of one shape, "
+            f"got {tuple(generated.shape)} and {tuple(target.shape)}"
+        )
+    if not (generated.is_floating_point() and target.is_floating_point()):
+        raise MetricError("image metrics need float images in 0..1; divide uint8 images by 255 first")
+
+
+def psnr(generated: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image.
+
+    Args:
+        generated: (N,C,H,W) float in 0..1.
+        target: same shape.
+
+    Returns:
+        (N,) float64 in dB; infinity where the two images are identical.
+
+    Raises:
+        MetricError: the shapes differ, or the images are not float.
+    """
+    _check_pair(generated, target)
+    error = (generated.double() - target.double()).square().mean(dim=(1, 2, 3))
+    return -10.0 * torch.log10(error)
+
+
+def _gaussian() -> list[float]:
+    weight = [math.exp(-0.5 * ((i - WINDOW // 2) / SIGMA) ** 2) for i in range(WINDOW)]
+    return [value / sum(weight) for value in weight]
+
+
+def _blur(images: Tensor, weight: list[float]) -> Tensor:
+    """Valid separable Gaussian filter of (...,H,W); summed shifts are far faster than a float64 convolution."""
+    for axis in (-2, -1):
+        length = images.shape[axis] - WINDOW + 1
+        total = images.narrow(axis, 0, length) * weight[0]
+        for start, value in enumerate(weight[1:], start=1):
+            total.add_(images.narrow(axis, start, length), alpha=value)
+        images = total
+    return images
+
+
+def ssim(generated: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity of each image (Wang et al. 2004): Gaussian window 11x11, sigma 1.5.
+
+    Equal to scikit-image with `gaussian_weights=True, use_sample_covariance=False, data_range=1`:
+    only windows that lie fully inside the image count, and the channels are averaged.
+
+    Args:
+        generated: (N,C,H,W) float in 0..1, at least 11 pixels high and wide.
+        target: same shape.
+
+    Returns:
+        (N,) float64; 1 for identical images.
+
+    Raises:
+        MetricError: the shapes differ, the images are not float or smaller than the window.
+    """
+    _check_pair(generated, target)
+    if min(generated.shape[-2:]) < WINDOW:
+        raise MetricError(f"SSIM needs images of at least {WINDOW}x{WINDOW} pixels, got {tuple(generated.shape)}")
+    weight = _gaussian()
+    x, y = generated.double(), target.double()
+    mean_x, mean_y = _blur(x, weight), _blur(y, weight)
+    var_x = _blur(x * x, weight) - mean_x.square()
+    var_y = _blur(y * y, weight) - mean_y.square()
+    covariance = _blur(x * y, weight) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + K1**2) / (mean_x.square() + mean_y.square() + K1**2)
+    structure = (2 * covariance + K2**2) / (var_x + var_y + K2**2)
+    return (luminance * structure).mean(dim=(1, 2, 3))
+
+
+def psnr_legacy_uint8(generated: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """PSNR as the published TalkLip and SyncTalklip scripts compute it, to compare with their tables.
+
+    They subtract and square in uint8, so both wrap at 256: errors of 16 grey levels and more look
+    small, and no value falls under about 24 dB. Identical images (and wrapped zeros) count 100.
+
+    Args:
+        generated: (N,H,W,C) or (H,W,C) uint8.
+        target: same shape.
+
+    Returns:
+        (N,) float64 in dB.
+
+    Raises:
+        MetricError: the arrays are not uint8 or the shapes differ.
+    """
+    if generated.dtype != np.uint8 or target.dtype != np.uint8 or generated.shape != target.shape:
+        raise MetricError("psnr_legacy_uint8 needs two uint8 arrays of one shape")
+    difference = np.subtract(generated, target)
+    wrapped = np.multiply(difference, difference).reshape(-1, int(np.prod(generated.shape[-3:])))
+    error = wrapped.mean(axis=1, dtype=np.float64)
+    legacy = np.full(error.shape, 100.0)
+    np.divide(255.0, np.sqrt(error), out=legacy, where=error > 0)
+    return np.where(error > 0, 20.0 * np.log10(legacy), 100.0)

@@ -1,0 +1,316 @@
+"""Decoding and encoding, on real files of every awkward kind."""
+
+import resource
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from media_factory import float_wav, grey_steps, make_media, picture, tone
+
+from synctalklip.data import media
+from synctalklip.data.media import DiskError, MediaError
+
+GRID = Path(__file__).resolve().parents[3] / "shared" / "grid"
+needs_grid = pytest.mark.skipif(not GRID.is_dir(), reason="the GRID clips are not beside the repository")
+
+
+def numbers(frames: np.ndarray, step: int = 3) -> list[int]:
+    """Which of `grey_steps` each frame is."""
+    return [round((float(frame.mean()) - 20) / step) for frame in frames]
+
+
+def loudest(wave: np.ndarray, rate: int = 16000) -> float:
+    """Frequency in Hz of the strongest partial."""
+    return float(np.argmax(np.abs(np.fft.rfft(wave.astype(float)))) * rate / len(wave))
+
+
+@pytest.mark.parametrize("fps", [Fraction(24000, 1001), 25, 30, 50, Fraction(60000, 1001)])
+def test_any_constant_rate_becomes_25_by_the_nearest_frame(tmp_path, fps):
+    count = round(fps * 1)
+    path = make_media(tmp_path / "a.mp4", grey_steps(count), fps)
+    got = numbers(media.read_video(path))
+    assert len(got) == 25
+    for tick, number in enumerate(got):
+        assert abs(number / fps - Fraction(tick, 25)) <= 1 / (2 * Fraction(fps)) + Fraction(1, 1000)
+    assert numbers(media.read_video(path, fps=None)) == list(range(count))
+    assert float(media.probe(path).fps) == pytest.approx(float(fps), abs=1e-3)
+
+
+def test_variable_rate_follows_the_time_stamps(tmp_path):
+    times = [0, 0.04, 0.08, 0.28, 0.29, 0.30, 0.40]
+    got = numbers(media.read_video(make_media(tmp_path / "a.mp4", grey_steps(7, step=20), times=times)), step=20)
+    nearest = [int(np.abs(np.array(times) - tick / 25).argmin()) for tick in range(len(got))]
+    assert got == nearest
+    assert len(got) >= 10
+
+
+def test_broken_clock_is_an_error(tmp_path):
+    path = make_media(tmp_path / "a.mkv", grey_steps(3), times=[0, 0.04, 4000])
+    with pytest.raises(MediaError, match=r"a\.mkv: a hole of 4000 s"):
+        media.read_video(path)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotated_phone_video_is_upright(tmp_path, rotation):
+    upright = picture((64, 48))
+    stored = np.rot90(upright, -rotation // 90)
+    path = make_media(tmp_path / "phone.mp4", [stored] * 3, rotation=rotation)
+    frame = media.read_video(path)[0]
+    assert np.abs(frame.astype(int) - upright).mean() < 6
+    good, oracle = cv2.VideoCapture(str(path)).read()
+    assert good
+    assert np.abs(frame.astype(int) - oracle).mean() < 6
+    info = media.probe(path)
+    assert (info.width, info.height, info.rotation) == (64, 48, rotation % 360)
+
+
+def test_odd_sizes_are_extended_by_their_edge(tmp_path):
+    frame = picture((97, 65))
+    media.write_video(tmp_path / "odd.mp4", [frame] * 2, crf=0)
+    got = media.read_video(tmp_path / "odd.mp4")
+    assert got.shape == (2, 66, 98, 3)
+    assert np.abs(got[0][:65, :97].astype(int) - frame).mean() < 4
+    media.write_video(tmp_path / "exact.mp4", [frame], crf=0, pixel_format="yuv444p")
+    exact = media.read_video(tmp_path / "exact.mp4")
+    assert exact.shape == (1, 65, 97, 3)
+    assert np.abs(exact[0].astype(int) - frame).max() <= 4
+
+
+@pytest.mark.parametrize("fps", [25, 30, 50])
+def test_one_frame(tmp_path, fps):
+    path = make_media(tmp_path / "one.mp4", grey_steps(1), fps)
+    assert media.read_video(path).shape == (1, 48, 64, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_image_is_a_video_of_one_frame(tmp_path, suffix):
+    path = tmp_path / f"face.{suffix}"
+    cv2.imwrite(str(path), picture((64, 48)))
+    (frame,) = media.read_video(path)
+    assert np.abs(frame.astype(int) - picture((64, 48))).mean() < 6
+    info = media.probe(path)
+    assert (info.fps, info.frames, info.sample_rate) == (None, 1, None)
+
+
+def test_frames_stream_and_belong_to_the_reader(tmp_path):
+    frames = media.read_frames(make_media(tmp_path / "a.mp4", grey_steps(12), fps=12))
+    first, second = next(frames), next(frames)
+    assert first.mean() == second.mean()
+    first[:] = 0
+    assert second.mean() > 0
+
+
+def test_grey_and_colour_survive_storage(tmp_path):
+    colour = picture((96, 96))
+    grey = cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY)
+    media.write_video(tmp_path / "grey.mp4", [grey] * 3, crf=12)
+    got = media.read_gray(tmp_path / "grey.mp4")
+    assert got.shape == (3, 96, 96)
+    assert np.abs(got[1].astype(int) - grey).mean() < 1.5
+    media.write_video(tmp_path / "colour.mp4", [colour] * 3, crf=12, pixel_format="yuv444p")
+    assert np.abs(media.read_video(tmp_path / "colour.mp4")[1].astype(int) - colour).mean() < 2.5
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44100, 2), (44100, 1), (8000, 1), (48000, 2), (16000, 1)])
+def test_any_sound_becomes_16_kHz_mono(tmp_path, rate, channels):
+    path = make_media(tmp_path / "a.mp4", grey_steps(25), sound=tone(1, rate, 440, channels), rate=rate)
+    wave = media.read_audio(path)
+    assert wave.dtype == np.int16
+    assert abs(len(wave) - 16000) <= 2
+    assert abs(loudest(wave) - 440) < 2
+    assert wave[2000:14000].astype(float).std() == pytest.approx(16384 / 2**0.5, rel=0.05)
+    assert media.probe(path).sample_rate == rate
+    assert abs(len(media.read_audio(path, sample_rate=None)) - rate) <= 2
+
+
+def test_stereo_is_mixed_down(tmp_path):
+    sides = np.concatenate([tone(1, 16000, 300), tone(1, 16000, 1000)])
+    path = make_media(tmp_path / "a.mkv", grey_steps(25), sound=sides, rate=16000, sound_codec="flac")
+    spectrum = np.abs(np.fft.rfft(media.read_audio(path)[:16000].astype(float)))
+    assert spectrum[300] == pytest.approx(spectrum[1000], rel=0.05)
+    assert spectrum[300] > 100 * spectrum[600]
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mkv", "flac")])
+def test_late_sound_is_padded_and_early_sound_is_cut(tmp_path, suffix, codec):
+    click = np.zeros((1, 16000))
+    click[0, 8000:8080] = 0.9
+    late = make_media(
+        tmp_path / f"late.{suffix}", grey_steps(50), sound=click, rate=16000, sound_start=0.3, sound_codec=codec
+    )
+    assert np.abs(media.read_audio(late)).argmax() == pytest.approx(16000 * 0.8, abs=200)
+    early = make_media(
+        tmp_path / f"early.{suffix}",
+        grey_steps(50),
+        times=[0.3 + tick / 25 for tick in range(50)],
+        sound=click,
+        rate=16000,
+        sound_codec=codec,
+    )
+    assert np.abs(media.read_audio(early)).argmax() == pytest.approx(16000 * 0.2, abs=200)
+    assert len(media.read_video(early)) == 50
+
+
+def test_sound_and_picture_written_together_come_back_together(tmp_path):
+    click = np.zeros(32000, np.int16)
+    click[16000:16080] = 25000
+    frames = [np.full((48, 64, 3), 200 if tick == 25 else 20, np.uint8) for tick in range(50)]
+    with media.VideoWriter(tmp_path / "a.mp4", 25, (64, 48), 16000, metadata={"comment": "made by a test"}) as writer:
+        for tick, frame in enumerate(frames):
+            writer.write(frame)
+            # Pieces of any length.
+            writer.write_audio(click[tick * 640 : tick * 640 + 333])
+            writer.write_audio(click[tick * 640 + 333 : (tick + 1) * 640])
+    assert np.abs(media.read_audio(tmp_path / "a.mp4")).argmax() == pytest.approx(16000, abs=100)
+    assert len(media.read_audio(tmp_path / "a.mp4")) == 32000
+    assert media.read_video(tmp_path / "a.mp4").mean(axis=(1, 2, 3)).argmax() == 25
+    import av
+
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert container.metadata["comment"] == "made by a test"
+
+
+def test_wav_is_exact(tmp_path):
+    wave = np.random.default_rng(0).integers(-32768, 32767, 5001).astype(np.int16)
+    media.write_wav(tmp_path / "a.wav", wave)
+    assert np.array_equal(media.read_audio(tmp_path / "a.wav"), wave)
+
+
+def test_sound_beyond_full_scale_is_clipped(tmp_path):
+    wave = media.read_audio(float_wav(tmp_path / "loud.wav", 3 * tone(0.5, 16000)[0]))
+    assert (wave.max(), wave.min()) == (32767, -32768)
+    assert abs(loudest(wave) - 440) < 3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_in_sound_is_an_error(tmp_path, bad):
+    sound = tone(0.5, 16000)[0]
+    sound[4000] = bad
+    with pytest.raises(MediaError, match=r"bad\.wav: the sound holds NaN or infinite samples near 0\.[12]"):
+        media.read_audio(float_wav(tmp_path / "bad.wav", sound))
+
+
+def whole(tmp_path, **options) -> bytes:
+    frames = [picture((64, 48), seed) for seed in range(100)]
+    return make_media(tmp_path / "whole.mp4", frames, sound=tone(4), **options).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda _: None, "there is no such file"),
+        (lambda _: b"", "the file is empty"),
+        (lambda _: bytes(5000), "cannot be read as video or sound"),
+        (lambda _: b"this is no video\n" * 100, "cannot be read as video or sound"),
+        (lambda folder: whole(folder)[:20000], "cannot be read as video or sound"),
+        (lambda folder: (data := whole(folder, faststart=True))[: len(data) // 2], "cut short|broken after"),
+    ],
+    ids=["missing", "empty", "zeros", "text", "cut", "cut_faststart"],
+)
+def test_broken_files_are_named_with_their_reason(tmp_path, content, reason):
+    path = tmp_path / "broken.mp4"
+    data = content(tmp_path)
+    if data is not None:
+        path.write_bytes(data)
+    for read in (media.read_video, media.read_audio, media.read_gray):
+        with pytest.raises(MediaError, match=rf"broken\.mp4: .*({reason})") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_cut_wav_is_an_error(tmp_path):
+    media.write_wav(tmp_path / "a.wav", np.ones(64000, np.int16))
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:1000])
+    with pytest.raises(MediaError, match=r"cut\.wav: .*cut short"):
+        media.read_audio(tmp_path / "cut.wav")
+
+
+def test_wav_without_samples_is_an_error(tmp_path):
+    media.write_wav(tmp_path / "none.wav", np.zeros(0, np.int16))
+    with pytest.raises(MediaError, match=r"none\.wav: "):
+        media.read_audio(tmp_path / "none.wav")
+
+
+def test_missing_tracks_are_errors(tmp_path):
+    silent = make_media(tmp_path / "silent.mp4", grey_steps(5))
+    with pytest.raises(MediaError, match=r"silent\.mp4: has no audio track"):
+        media.read_audio(silent)
+    media.write_wav(tmp_path / "a.wav", np.ones(16000, np.int16))
+    with pytest.raises(MediaError, match=r"a\.wav: has no video track"):
+        media.read_video(tmp_path / "a.wav")
+    assert media.probe(tmp_path / "a.wav") == media.MediaInfo(None, 0, 0, 0, 0, 16000, 1.0)
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond 20 kB, as on a disk that runs full while it is written to."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, usual[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+def test_full_disk_leaves_no_half_file_and_keeps_the_old_one(tmp_path, full_disk):
+    (tmp_path / "a.mp4").write_bytes(b"old")
+    frames = [np.random.default_rng(tick).integers(0, 255, (96, 96, 3)).astype(np.uint8) for tick in range(60)]
+    with pytest.raises(DiskError, match=r"a\.mp4: cannot be written .*free some space"):
+        media.write_video(tmp_path / "a.mp4", frames)
+    with pytest.raises(DiskError, match=r"a\.wav: cannot be written"):
+        media.write_wav(tmp_path / "a.wav", np.zeros(30000, np.int16))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == b"old"
+
+
+def test_interrupted_writer_leaves_nothing(tmp_path):
+    def frames():
+        yield from grey_steps(3)
+        raise RuntimeError("the model failed")
+
+    with pytest.raises(RuntimeError, match="the model failed"):
+        media.write_video(tmp_path / "a.mp4", frames(), wave=np.zeros(100, np.int16))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writer_refuses_what_it_cannot_write(tmp_path):
+    with pytest.raises(MediaError, match="no frame was written"):
+        media.write_video(tmp_path / "a.mp4", [])
+    with pytest.raises(MediaError, match="no frame was written"), media.VideoWriter(tmp_path / "a.mp4", 25, (64, 48)):
+        pass
+    with pytest.raises(MediaError, match=r"got a frame \(32, 32, 3\)"):
+        media.write_video(tmp_path / "a.mp4", [picture((64, 48)), picture((32, 32))])
+    with pytest.raises(MediaError, match="expected one row of int16"):
+        media.write_wav(tmp_path / "a.wav", np.zeros(10))
+    with pytest.raises(MediaError, match=r"end the name in \.mp4"):
+        media.write_video(tmp_path / "a.xyz", grey_steps(2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    frames, wave = [picture((64, 48), seed) for seed in range(5)], (1000 * tone(0.2, 16000)[0]).astype(np.int16)
+    for name in ("a", "b"):
+        media.write_video(tmp_path / f"{name}.mp4", frames, wave=wave)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+@needs_grid
+def test_grid_as_distributed():
+    for path in sorted((GRID / "raw").glob("*.mpg"))[:3]:
+        info = media.probe(path)
+        assert (info.fps, info.width, info.height, info.sample_rate) == (25, 360, 288, 44100)
+        assert media.read_video(path).shape == (75, 288, 360, 3)
+        assert abs(len(media.read_audio(path)) - 2.98 * 16000) < 1600
+
+
+@needs_grid
+def test_raw_and_converted_grid_clips_agree():
+    raw = GRID / "raw" / "s1_bbaf2n.mpg"
+    clip = GRID / "clips" / "s1_bbaf2n.mp4"
+    if not (raw.is_file() and clip.is_file()):
+        pytest.skip("s1_bbaf2n is not in both folders")
+    a, b = (media.read_video(path)[::10].astype(int) for path in (raw, clip))
+    assert np.abs(a - b).mean() < 4
+    a, b = (media.read_audio(path)[:40000].astype(float) for path in (raw, clip))
+    shifts = {shift: np.corrcoef(a[800:-800], np.roll(b, shift)[800:-800])[0, 1] for shift in range(-400, 401, 8)}
+    assert abs(max(shifts, key=shifts.get)) <= 320

@@ -1,0 +1,336 @@
+"""The training of stage 2 on a real small prepared folder with a real small expert."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from prepared_factory import make_prepared
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from synctalklip import checkpoint, losses
+from synctalklip.avsyncnet.model import AVSyncNet, AVSyncNetConfig
+from synctalklip.checkpoint import CheckpointError
+from synctalklip.data.features import normalize_roi
+from synctalklip.data.text import Tokenizer
+from synctalklip.data.windows import collate
+from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.model import load_generator
+from synctalklip.generator.objective import insert_faces, weights_of
+from synctalklip.generator.optim import learning_rate_factor
+from synctalklip.generator.state import StateFolder
+from synctalklip.generator.trainer import Trainer
+from synctalklip.generator.unet import generator_input, to_unit
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SIZES = {
+    "encoder_layers": 2,
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 32,
+    "encoder_attention_heads": 2,
+    "conv_pos": 8,
+    "conv_pos_groups": 2,
+    "resnet_width": 4,
+    "decoder_layers": 1,
+    "decoder_embed_dim": 16,
+    "decoder_ffn_embed_dim": 32,
+    "decoder_attention_heads": 2,
+}
+NARROW = ["generator.width=0.0625", "discriminator.width=0.0625", "trainer.images=20", "trainer.threads=1"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return make_prepared(tmp_path_factory.mktemp("prepared"), {"train": 5, "valid": 2})
+
+
+@pytest.fixture(scope="module")
+def expert(prepared):
+    return write_expert(prepared / "expert.pt", prepared, "landmark")
+
+
+def write_expert(path: Path, prepared: Path, roi_mode: str) -> Path:
+    tokenizer = Tokenizer.load(prepared / "tokenizer.model")
+    config = AVSyncNetConfig(vocab_size=tokenizer.size, num_classes=[], **SIZES)
+    torch.manual_seed(0)
+    state = {
+        "cfg": {"model": {"_name": "avsyncnet", **asdict(config)}},
+        "model": AVSyncNet(config).state_dict(),
+        "task_state": {"tokenizer": tokenizer.model, "roi_mode": roi_mode},
+    }
+    checkpoint.save(path, state)
+    return path
+
+
+@pytest.fixture
+def configure(prepared, expert, tmp_path):
+    def make(*overrides: str, run: str = "run", precision: str = "fp32") -> dict:
+        fixed = [
+            "experiment=generator/tiny",
+            f"data.prepared={prepared}",
+            f"expert.path={expert}",
+            f"run.dir={tmp_path / run}",
+            "run.name=test",
+            f"trainer.precision={precision}",
+            "trainer.steps=4",
+            *NARROW,
+        ]
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return OmegaConf.to_container(compose("train_generator", overrides=[*fixed, *overrides]), resolve=True)
+
+    yield make
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def first_batch(trainer: Trainer) -> dict:
+    return next(iter(trainer.data.loader("train")))
+
+
+def assert_equal_states(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_killed_and_resumed_equals_straight(configure, monkeypatch):
+    overrides = ["trainer.save_every=2", "trainer.valid_every=3"]
+    straight = Trainer(configure(*overrides, run="straight"))
+    straight.run()
+
+    killed = Trainer(configure(*overrides, run="killed"))
+    step = Trainer.generator_step
+
+    def dies(self, batch):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "generator_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    monkeypatch.undo()
+    torch.manual_seed(123)
+    resumed = Trainer(configure(*overrides, run="killed"))
+    path = resumed.run()
+    assert resumed.step == 4
+    assert_equal_states(straight.generator.state_dict(), resumed.generator.state_dict())
+    assert_equal_states(straight.critic.state_dict(), resumed.critic.state_dict())
+    for own, other in ((straight.g_optimizer, resumed.g_optimizer), (straight.d_optimizer, resumed.d_optimizer)):
+        states = own.state_dict()["state"], other.state_dict()["state"]
+        for key in states[0]:
+            assert_equal_states(states[0][key], states[1][key])
+    assert_equal_states(checkpoint.load(path)["model"], resumed.generator.state_dict())
+    # A finished run started again does nothing.
+    again = Trainer(configure(*overrides, run="killed"))
+    again.run()
+    assert_equal_states(again.generator.state_dict(), resumed.generator.state_dict())
+
+
+def test_a_run_writes_scalars_samples_and_a_generator_that_loads(configure, prepared):
+    trainer = Trainer(configure("trainer.log_every=2", "trainer.valid_every=2", precision="bf16"))
+    path = trainer.run()
+    events = EventAccumulator(str(trainer.output / "tensorboard")).Reload()
+    tags = set(events.Tags()["scalars"])
+    terms = {"rec", "rec_lower", "adv", "lip", "cav"}
+    assert {f"{split}/{name}" for split in ("train", "valid") for name in terms} <= tags
+    assert {f"train_weighted/{name}" for name in terms} <= tags
+    assert {"train/total", "train/d_loss", "train/d_accuracy", "valid/psnr", "valid/ssim", "valid/l1"} <= tags
+    raw, weighted = (events.Scalars(f"{group}/rec_lower")[0].value for group in ("train", "train_weighted"))
+    assert weighted == pytest.approx(trainer.objective.weights["rec_lower"] * raw)
+    assert all(np.isfinite(event.value) for tag in tags for event in events.Scalars(tag))
+    assert len(list((trainer.output / "samples").glob("*.png"))) == 2
+
+    generator = load_generator(path, roi_mode="landmark")
+    batch = first_batch(trainer)
+    trainer.painter.eval()
+    with torch.no_grad():
+        speech = generator.encode_speech(batch["audio"], batch["padding_mask"])[batch["clip"], batch["frame"]]
+        painted = generator(generator_input(batch["target"], batch["identity"]), speech)
+        own = trainer.paint(batch).generated
+    assert (painted - own).abs().max() < 0.05  # the trainer paints in bf16
+
+
+def test_the_critic_gets_its_own_gradients_only(configure):
+    trainer = Trainer(configure("optim.discriminator.clip=null"))
+    batch = first_batch(trainer)
+    painted, _ = trainer.generator_step(batch)
+    assert all(parameter.grad is None for parameter in trainer.critic.parameters())
+    faces = torch.cat([painted.target, painted.generated.detach()])
+    real, fake = trainer.critic(faces).chunk(2)
+    clean = torch.autograd.grad(losses.adversarial_discriminator(real, fake), list(trainer.critic.parameters()))
+    trainer.discriminator_step(painted)
+    for parameter, grad in zip(trainer.critic.parameters(), clean, strict=True):
+        assert torch.equal(parameter.grad, grad)
+
+
+@pytest.mark.parametrize("trainable", ["none", "last", "all"])
+def test_what_is_frozen_neither_moves_nor_drops_out(configure, trainable):
+    trainer = Trainer(configure(f"audio_encoder={trainable}", *(["audio_encoder.layers=1"] * (trainable == "last"))))
+    encoder = trainer.generator.audio_encoder
+    before = {name: value.clone() for name, value in encoder.w2v_model.state_dict().items()}
+    judge = {name: value.clone() for name, value in trainer.expert.state_dict().items()}
+    trainer.painter.train()
+    for _ in range(2):
+        trainer.generator_step(first_batch(trainer))
+    moved = {name for name, value in encoder.w2v_model.state_dict().items() if not torch.equal(value, before[name])}
+    assert_equal_states(trainer.expert.state_dict(), judge)
+    assert not any(module.training for module in trainer.expert.modules())
+    assert not any(name.startswith("feature_extractor_video") for name in moved)
+    if trainable == "none":
+        assert not moved
+        assert not any(module.training for module in encoder.w2v_model.modules())
+    if trainable == "last":
+        assert moved
+        assert all(name.startswith(("encoder.layers.1.", "encoder.layer_norm.")) for name in moved)
+        assert not encoder.w2v_model.encoder.layers[0].training
+        assert encoder.w2v_model.encoder.layers[1].training
+    if trainable == "all":
+        assert any(name.startswith("feature_extractor_audio") for name in moved)
+        assert any(name.startswith("encoder.layers.0.") for name in moved)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(configure):
+    trainer = Trainer(configure())
+    trainer.objective.weights["rec"] = float("inf")
+    before = {name: value.clone() for name, value in trainer.generator.named_parameters()}
+    with pytest.raises(SyncTalklipError, match=r"step 0: the loss is not finite \(rec "):
+        trainer.generator_step(first_batch(trainer))
+    assert_equal_states(dict(trainer.generator.named_parameters()), before)
+
+
+def test_terms_without_weight_are_not_computed(configure, monkeypatch):
+    trainer = Trainer(configure("loss.lambda_lip=0", "loss.lambda_cav=0"))
+
+    def fails(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(type(trainer.expert), "encode", fails)
+    _, scalars = trainer.generator_step(first_batch(trainer))
+    assert set(scalars) == {"rec", "rec_lower", "adv", "total"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss=infonce"],
+        ["loss=freeze", "audio_encoder=none", "loss.contrastive.anchor=video"],
+        ["loss.contrastive.scope=batch", "loss.contrastive.count=3", "trainer.expert_clips=null"],
+        ["loss.adversarial.form=hinge", "loss.lip.reduction=sum"],
+        ["loss=no_contrastive"],
+        ["loss=no_lip"],
+        ["loss.lambda_adv=0"],
+    ],
+)
+def test_variants_take_a_step(configure, overrides):
+    trainer = Trainer(configure(*overrides))
+    painted, scalars = trainer.generator_step(first_batch(trainer))
+    scalars |= trainer.discriminator_step(painted)
+    assert all(torch.isfinite(value) for value in scalars.values())
+
+
+def test_only_painted_frames_of_shown_clips_carry_sync_gradients(configure):
+    trainer = Trainer(configure("trainer.expert_clips=1"))
+    batch = collate([trainer.data.sets["train"][0, index] for index in (0, 1)])
+    painted = trainer.paint(batch)
+    terms = trainer.objective.terms(painted, ["lip", "cav"])
+    (gradient,) = torch.autograd.grad(terms["lip"] + terms["cav"], painted.generated)
+    strength = gradient.abs().flatten(1).sum(1)
+    assert (strength[batch["clip"] == 0] > 0).all()
+    assert (strength[batch["clip"] == 1] == 0).all()
+
+
+def test_painting_the_target_gives_back_the_mouth_rois(configure):
+    trainer = Trainer(configure())
+    batch = collate([trainer.data.sets["train"][0, index] for index in (0, 1, 2)])
+    arguments = batch["matrices"], batch["rois"], batch["clip"], batch["frame"], batch["padding_mask"]
+    video = insert_faces(to_unit(batch["target"]), *arguments)
+    expected = normalize_roi(batch["rois"]).masked_fill(batch["padding_mask"][:, :, None, None], 0)
+    difference = (video[:, 0] - expected).abs() * 0.165 * 255  # in grey levels
+    assert difference.mean() < 1.5
+    untouched = torch.ones(expected.shape[:2], dtype=torch.bool)
+    untouched[batch["clip"], batch["frame"]] = False
+    assert difference[untouched].max() == 0
+    black = insert_faces(torch.zeros_like(to_unit(batch["target"])), *arguments)
+    assert ((black[:, 0] - expected).abs() * 0.165 * 255)[batch["clip"], batch["frame"]].mean() > 30
+
+
+def test_weights_name_their_terms():
+    assert weights_of({"lambda_rec": 1, "lambda_adv": 0, "lip": {}}) == {"rec": 1.0}
+    with pytest.raises(SyncTalklipError, match=r"loss\.lambda_recc belongs to no term"):
+        weights_of({"lambda_recc": 1})
+
+
+def test_learning_rate_rises_and_falls():
+    rates = [learning_rate_factor(step, 100, 10, "cosine", 0.1) for step in range(101)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert max(rates) == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.55)
+    assert rates[100] == pytest.approx(0.1)
+    assert learning_rate_factor(70, 100, 0, "none", 0.0) == 1.0
+    with pytest.raises(SyncTalklipError, match="decay is 'steps'"):
+        learning_rate_factor(0, 1, 0, "steps", 0.0)
+
+
+def test_an_expert_of_another_roi_mode_is_refused(configure, prepared, tmp_path):
+    other = write_expert(tmp_path / "other.pt", prepared, "center88")
+    with pytest.raises(SyncTalklipError, match="trained on 'center88' mouth ROIs, clip 's0/c000' has 'landmark'"):
+        Trainer(configure(f"expert.path={other}"))
+
+
+def test_the_state_of_another_run_is_refused(configure):
+    Trainer(configure("trainer.steps=1")).run()
+    with pytest.raises(SyncTalklipError, match="another generator"):
+        Trainer(configure("generator.width=0.125")).run()
+    with pytest.raises(SyncTalklipError, match="another data"):
+        Trainer(configure("seed=2")).run()
+
+
+def test_checkpoints_that_do_not_fit_are_refused(configure, expert, tmp_path):
+    path = Trainer(configure("trainer.steps=1")).run()
+    with pytest.raises(CheckpointError, match="'landmark' mouth ROIs, these clips have 'center88'"):
+        load_generator(path, roi_mode="center88")
+    with pytest.raises(CheckpointError, match="a 'generator' one is needed"):
+        load_generator(expert)
+    state = checkpoint.load(path)
+    state["config"]["width"] = 0.25
+    checkpoint.save(tmp_path / "size.pt", state)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_generator(tmp_path / "size.pt")
+    del state["config"]["width"]
+    checkpoint.save(tmp_path / "part.pt", state)
+    with pytest.raises(CheckpointError, match="description of the model"):
+        load_generator(tmp_path / "part.pt")
+
+
+class TestStateFolder:
+    def test_a_kill_at_any_moment_leaves_a_state(self, tmp_path):
+        folder = StateFolder(tmp_path / "last")
+        assert folder.read() is None
+        folder.write(lambda path: (path / "a").write_text("1"), {"step": 1})
+
+        def killed(path):
+            (path / "a").write_text("2")
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            folder.write(killed, {"step": 2})
+        assert folder.read() == {"step": 1}
+        assert (tmp_path / "last" / "a").read_text() == "1"
+        # Between the two renames there is no folder of that name.
+        (tmp_path / "last").rename(tmp_path / "last.old")
+        assert folder.read() == {"step": 1}
+        folder.write(lambda path: (path / "a").write_text("3"), {"step": 3})
+        assert folder.read() == {"step": 3}
+        assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+    def test_a_damaged_state_is_named(self, tmp_path):
+        folder = StateFolder(tmp_path / "last")
+        folder.write(lambda path: None, {"step": 1})
+        (tmp_path / "last" / "state.json").write_text("{")
+        with pytest.raises(CheckpointError, match=r"state\.json: is missing or damaged"):
+            folder.read()

@@ -1,0 +1,145 @@
+"""The demo's phases and report."""
+
+import json
+import sys
+
+import pytest
+from tensorboardX import SummaryWriter
+
+from synctalklip.errors import SyncTalklipError
+from synctalklip.phases import PhaseError, run_phases, tail
+from synctalklip.report import describe_machine, plot_curves, read_curves, write_report
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with a script that notes each call in `calls.txt`."""
+    (tmp_path / "note.py").write_text(
+        "import sys\n"
+        "open('calls.txt', 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        "print('said', *sys.argv[1:])\n"
+        "sys.exit(3 if sys.argv[1] == 'fail' else 0)\n"
+    )
+    return tmp_path
+
+
+def calls(root):
+    return (root / "calls.txt").read_text().split("\n")[:-1]
+
+
+def test_phases_run_in_order_and_are_not_repeated(root):
+    commands = {"first": "note.py a x=1", "left_out": "", "second": "note.py  b\n  y='1 2'"}
+    done = run_phases(commands, root / "out", root)
+    assert [(phase.name, phase.command) for phase in done] == [
+        ("first", "note.py a x=1"),
+        ("second", "note.py b y='1 2'"),
+    ]
+    assert calls(root) == ["a x=1", "b y=1 2"]
+    again = run_phases(commands, root / "out", root)
+    assert again == done
+    assert len(calls(root)) == 2
+
+
+def test_a_changed_command_repeats_all_that_follow(root):
+    run_phases({"first": "note.py a", "second": "note.py b", "third": "note.py c"}, root / "out", root)
+    run_phases({"first": "note.py a", "second": "note.py B", "third": "note.py c"}, root / "out", root)
+    assert calls(root) == ["a", "b", "c", "B", "c"]
+
+
+def test_fresh_repeats_everything(root):
+    run_phases({"first": "note.py a"}, root / "out", root)
+    run_phases({"first": "note.py a"}, root / "out", root, fresh=True)
+    assert calls(root) == ["a", "a"]
+
+
+def test_a_failing_phase_stops_with_its_last_lines(root):
+    commands = {"first": "note.py a", "second": "note.py fail here", "third": "note.py c"}
+    with pytest.raises(PhaseError, match=r"\[ 2/3\] second failed with status 3(.|\n)*said fail here"):
+        run_phases(commands, root / "out", root)
+    assert calls(root) == ["a", "fail here"]
+    with pytest.raises(PhaseError):
+        run_phases(commands, root / "out", root)
+    assert calls(root) == ["a", "fail here", "fail here"]
+
+
+def test_a_damaged_state_is_named(root):
+    run_phases({"first": "note.py a"}, root / "out", root)
+    (root / "out" / "state.json").write_text("[{")
+    with pytest.raises(SyncTalklipError, match=r"state\.json: is damaged"):
+        run_phases({"first": "note.py a"}, root / "out", root)
+
+
+def test_tail_shows_the_last_state_of_a_progress_bar(tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(b"one\n10%\r50%\r100%\nlast\n")
+    assert tail(log, 2) == "100%\nlast"
+
+
+def write_events(folder, tag, values, start=0):
+    writer = SummaryWriter(str(folder), filename_suffix=f".{start}")
+    for step, value in enumerate(values, start):
+        writer.add_scalar(tag, value, step)
+    writer.close()
+
+
+def test_curves_are_joined_over_restarts(tmp_path):
+    write_events(tmp_path / "run" / "valid", "loss", [4, 3, 2])
+    write_events(tmp_path / "run" / "valid", "loss", [2.5, 1], start=2)
+    write_events(tmp_path / "run", "lr", [1])
+    (curve,) = read_curves(tmp_path / "run", ["valid/*"])
+    assert curve.name == "valid/loss"
+    assert curve.steps == [0, 1, 2, 3]
+    assert curve.values == [4, 3, 2.5, 1]
+    assert {curve.name for curve in read_curves(tmp_path / "run")} == {"valid/loss", "lr"}
+
+
+def test_a_run_without_events_is_named(tmp_path):
+    with pytest.raises(SyncTalklipError, match="no TensorBoard event file"):
+        read_curves(tmp_path)
+
+
+def test_plot_survives_a_panel_without_curves(tmp_path):
+    plot_curves({"empty": []}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_machine():
+    machine = describe_machine()
+    assert int(machine["cores"]) >= 1
+    assert machine["Python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
+@pytest.fixture
+def content(root):
+    write_events(root / "outputs" / "stage", "loss", [2, 1])
+    (root / "outputs" / "table.md").write_text("| row | PSNR |\n|---|---|\n| model | 30 |\n")
+    (root / "outputs" / "strip.png").write_bytes(b"")
+    (root / "outputs" / "clip.mp4").write_bytes(b"")
+    return {
+        "title": "Demo",
+        "note": "A note.",
+        "table": "outputs/table.md",
+        "strips": ["outputs/*.png"],
+        "videos": ["outputs/*.mp4"],
+        "curves": {"stage": {"folder": "outputs/stage", "names": ["loss"]}},
+    }
+
+
+def test_report_shows_table_strip_curves_videos_and_seconds(root, content):
+    phases = run_phases({"first": "note.py a"}, root / "outputs" / "demo", root)
+    text = write_report(root / "outputs" / "demo", phases, content, root).read_text()
+    assert "| model | 30 |" in text
+    assert "![strip](../strip.png)" in text
+    assert "[../clip.mp4](../clip.mp4)" in text
+    assert "| stage | loss | 1 | 2 | 1 | 1 | 2 |" in text
+    assert "| first | 0 | `python note.py a` |" in text
+    assert "- torch: " in text
+    assert (root / "outputs" / "demo" / "curves.png").is_file()
+    assert json.loads((root / "outputs" / "demo" / "state.json").read_text())[0]["name"] == "first"
+
+
+@pytest.mark.parametrize("file", ["table.md", "strip.png", "clip.mp4"])
+def test_report_misses_nothing_silently(root, content, file):
+    (root / "outputs" / file).unlink()
+    with pytest.raises(SyncTalklipError, match=file.split(".")[1]):
+        write_report(root / "outputs" / "demo", [], content, root)
