@@ -1,10 +1,13 @@
 """Walk through the whole pipeline on a small corpus and write a report: python scripts/demo.py [demo=grid]"""
 
+from omegaconf import DictConfig
+
 from synctalklip.cli import entry
 
 
 @entry("demo")
-def main(cfg):
+def main(cfg: DictConfig) -> None:
+    import logging
     from pathlib import Path
 
     from omegaconf import OmegaConf
@@ -12,6 +15,7 @@ def main(cfg):
     from synctalklip.phases import run_phases
     from synctalklip.report import write_report
 
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)
     root = Path(__file__).resolve().parent.parent
     directory = Path(cfg.run.dir).resolve()
     phases = run_phases(OmegaConf.to_container(cfg.phases), directory, root, fresh=cfg.fresh)

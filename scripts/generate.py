@@ -3,11 +3,13 @@
 Many at once: jobs=list.jsonl, or swap.prepared=folder of a prepared corpus, in place of video, audio and output.
 """
 
+from omegaconf import DictConfig
+
 from synctalklip.cli import entry
 
 
 @entry("generate")
-def main(cfg):
+def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from synctalklip.errors import SyncTalklipError
@@ -28,14 +30,14 @@ def main(cfg):
         jobs = [Job(*map(Path, single), options)]
 
     import torch
-    from hydra.utils import instantiate
 
+    from synctalklip.build import build
     from synctalklip.generator.model import load_generator
     from synctalklip.generator.synthesize import synthesize
 
     device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = load_generator(cfg.checkpoint, device)
-    detector = instantiate(cfg.face)
+    detector = build(cfg.face)
 
     def make(job: Job) -> None:
         report = synthesize(model, job.video, job.audio, job.output, job.options, detector, cfg.checkpoint, device)

@@ -1,8 +1,9 @@
 """Entry of every script: Hydra composes, user errors become one line on stderr."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -10,6 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 from synctalklip.errors import SyncTalklipError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def _missing(node: Any, path: str = "") -> Iterator[str]:
+    """Keys that the config leaves to the user; keys that only refer to one of them are not named."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _missing(value, f"{path}[{index}]")
+    elif node == "???":
+        yield path
 
 
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -28,10 +41,10 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         def guarded(cfg: DictConfig) -> None:
             try:
-                OmegaConf.resolve(cfg)
-                missing = sorted(OmegaConf.missing_keys(cfg))
+                missing = list(_missing(OmegaConf.to_container(cfg, resolve=False)))
                 if missing:
                     raise SyncTalklipError(f"{config_name}: give a value for {', '.join(missing)} (as key=value)")
+                OmegaConf.resolve(cfg)
                 directory = Path(cfg.run.dir)
                 directory.mkdir(parents=True, exist_ok=True)
                 OmegaConf.save(cfg, directory / "config.yaml")

@@ -29,7 +29,7 @@ def read_curves(directory: str | Path, patterns: Sequence[str] = ("*",)) -> list
     later value.
 
     Raises:
-        SyncTalklipError: there is no event file below `directory`.
+        SyncTalklipError: there is no event file below `directory`, or no scalar fits.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -37,16 +37,19 @@ def read_curves(directory: str | Path, patterns: Sequence[str] = ("*",)) -> list
     folders = sorted({path.parent for path in directory.rglob("events.out.tfevents.*")})
     if not folders:
         raise SyncTalklipError(f"{directory}: holds no TensorBoard event file; has the run been started?")
-    curves = []
+    curves, names = [], []
     for folder in folders:
         events = EventAccumulator(str(folder), {"scalars": 0}, purge_orphaned_data=False).Reload()
         for tag in events.Tags()["scalars"]:
             name = (folder.relative_to(directory) / tag).as_posix()
+            names.append(name)
             if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
                 ordered = sorted(events.Scalars(tag), key=lambda event: event.wall_time)
                 points = {event.step: event.value for event in ordered}
                 steps = sorted(points)
                 curves.append(Curve(name, steps, [points[step] for step in steps]))
+    if not curves:
+        raise SyncTalklipError(f"{directory}: no curve is named {' or '.join(patterns)}; there are {', '.join(names)}")
     return curves
 
 
@@ -91,7 +94,8 @@ def write_report(directory: str | Path, phases: Sequence[Phase], content: Mappin
         directory: folder of the report.
         phases: what was run, with its seconds.
         content: title, note; table: Markdown file; strips: globs of pictures; videos: globs of mp4 files;
-            curves: {panel title: {folder, names: patterns as for `read_curves`}}. Paths start at `root`.
+            curves: {any name: {title, folder, names: patterns as for `read_curves`}}, an entry that is null is
+            left out. Paths start at `root`.
         root: folder that the paths of `content` start at.
 
     Returns:
@@ -102,7 +106,11 @@ def write_report(directory: str | Path, phases: Sequence[Phase], content: Mappin
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    runs = {title: read_curves(root / entry["folder"], entry["names"]) for title, entry in content["curves"].items()}
+    runs = {
+        entry["title"]: read_curves(root / entry["folder"], entry["names"])
+        for entry in content["curves"].values()
+        if entry
+    }
     curves = directory / "curves.png"
     plot_curves(runs, curves)
     table = root / content["table"]

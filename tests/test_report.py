@@ -96,6 +96,9 @@ def test_curves_are_joined_over_restarts(tmp_path):
 def test_a_run_without_events_is_named(tmp_path):
     with pytest.raises(SyncTalklipError, match="no TensorBoard event file"):
         read_curves(tmp_path)
+    write_events(tmp_path, "loss", [1])
+    with pytest.raises(SyncTalklipError, match="no curve is named lose; there are loss"):
+        read_curves(tmp_path, ["lose"])
 
 
 def test_plot_survives_a_panel_without_curves(tmp_path):
@@ -121,7 +124,7 @@ def content(root):
         "table": "outputs/table.md",
         "strips": ["outputs/*.png"],
         "videos": ["outputs/*.mp4"],
-        "curves": {"stage": {"folder": "outputs/stage", "names": ["loss"]}},
+        "curves": {"one": {"title": "stage", "folder": "outputs/stage", "names": ["loss"]}, "two": None},
     }
 
 

@@ -79,18 +79,14 @@ class MaskedPredictionCriterion(FairseqCriterion):
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, Logging]:
         """Loss summed over frames, its sample size, logged sums."""
         with _autocast(model, sample, self.cfg.amp_bf16):
-            out = model(targets=sample["labels"], unmasked=self.cfg.alpha > 0, **sample["net_input"])
+            out = model(targets=sample["labels"], need_unmasked=self.cfg.alpha > 0, **sample["net_input"])
         terms: dict[str, Tensor] = {}
         log: Logging = {"ntokens": int(sample["frames"].sum()), "nsentences": len(sample["id"])}
         sample_size = 0
         loss = torch.zeros((), device=out.features_pen.device)
-        for index, (masked, masked_ids) in enumerate(zip(out.logits_masked, out.targets_masked)):
-            others = (None, None)
-            if self.cfg.alpha:
-                others = out.logits_unmasked[index], out.targets_unmasked[index]
-                sample_size += len(others[1])
-            loss = loss + masked_prediction(masked, masked_ids, *others, self.cfg.alpha)
-            sample_size += len(masked_ids)
+        for masked, masked_ids, unmasked, unmasked_ids in out.label_sets():
+            loss = loss + masked_prediction(masked, masked_ids, unmasked, unmasked_ids, self.cfg.alpha)
+            sample_size += len(masked_ids) + (len(unmasked_ids) if self.cfg.alpha else 0)
             log["masked_loss"] = log.get("masked_loss", 0.0) + float(
                 functional.cross_entropy(masked.detach().float(), masked_ids, reduction="sum")
             )
@@ -141,6 +137,10 @@ class LipReadingAlignmentConfig(FairseqDataclass):
     label_smoothing: float = MISSING
     reduction: str = field(default=MISSING, metadata={"help": "sum, token_mean or sentence_mean"})
     detach: str = field(default=MISSING, metadata={"help": "side that eq. 5 does not move: none, audio, video"})
+    av_updates: list[int] = field(
+        default=MISSING,
+        metadata={"help": "[a, b]: L_av is off until update a, then grows linearly to lambda_av at update b"},
+    )
     freeze_updates: int = field(default=MISSING, metadata={"help": "updates before the encoder learns"})
     amp_bf16: bool = field(default=MISSING, metadata={"help": "training passes under bfloat16 autocast"})
 
@@ -157,12 +157,21 @@ class LipReadingAlignmentCriterion(FairseqCriterion):
         super().__init__(task)
         if cfg.detach not in ("none", "audio", "video"):
             raise SyncTalklipError(f"criterion.detach {cfg.detach!r} is none of none, audio, video")
+        if len(cfg.av_updates) != 2 or not 0 <= cfg.av_updates[0] <= cfg.av_updates[1]:
+            raise SyncTalklipError(f"criterion.av_updates {list(cfg.av_updates)}: give [a, b] with 0 <= a <= b")
         self.cfg, self.tokenizer = cfg, task.tokenizer
+
+    def lambda_av(self, num_updates: int) -> float:
+        """Weight of eq. 5 at an update. A model that reads nothing yet can only satisfy it by saying nothing."""
+        start, full = self.cfg.av_updates
+        if num_updates >= full:
+            return self.cfg.lambda_av
+        return self.cfg.lambda_av * max(0.0, (num_updates - start) / (full - start))
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, Logging]:
         """Loss times clips, clips, logged sums."""
         cfg, target, mask = self.cfg, sample["target"], sample["net_input"]["padding_mask"]
-        clips = len(target)
+        clips, lambda_av = len(target), self.lambda_av(model.num_updates)
         has_audio = sample["net_input"]["audio"] is not None
         if not has_audio and (cfg.lambda_av or cfg.lambda_audio):
             raise SyncTalklipError("lambda_av and lambda_audio need sound: add audio to fairseq.task.modalities")
@@ -170,7 +179,7 @@ class LipReadingAlignmentCriterion(FairseqCriterion):
             out = model(
                 **sample["net_input"],
                 # Validation reports the distance whether it is trained or not.
-                hear=has_audio and bool(cfg.lambda_av or cfg.lambda_audio or not model.training),
+                hear=has_audio and bool(lambda_av or cfg.lambda_audio or not model.training),
                 decode_audio=cfg.lambda_audio > 0,
                 freeze_encoder=model.training and model.num_updates < cfg.freeze_updates,
                 detach=cfg.detach,
@@ -178,7 +187,7 @@ class LipReadingAlignmentCriterion(FairseqCriterion):
         terms = self._terms(out, target, mask)
         weights = {
             "lip": cfg.lambda_lip,
-            "av": cfg.lambda_av,
+            "av": lambda_av,
             "audio": cfg.lambda_audio,
             "ctc": cfg.lambda_ctc,
             "audio_ctc": cfg.lambda_audio * cfg.lambda_ctc,

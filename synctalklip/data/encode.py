@@ -102,12 +102,13 @@ class VideoWriter:
         self._sample_rate = sample_rate
         even = 2 if pixel_format == "yuv420p" else 1
         self._margin = tuple((-side) % even for side in size)
-        # Without mbtree=0 x264 gives other packets for equal frames from run to run.
+        # Without mbtree=0 x264 gives other packets for equal frames from run to run. Players take untagged HD for
+        # BT.709, but these pictures are written with the coefficients of BT.601.
         self._video_options = {
             "crf": str(crf),
             "preset": "fast",
             "threads": str(threads),
-            "x264-params": "mbtree=0",
+            "x264-params": "mbtree=0:colorprim=smpte170m:transfer=smpte170m:colormatrix=smpte170m",
         }
         self._pixel_format = pixel_format
         self._metadata = metadata or {}

@@ -19,8 +19,8 @@ STABLE_POINTS = (33, 36, 39, 42, 45)
 MEAN_FACE = np.array([[128.870, 137.303], [92.522, 94.369], [112.772, 94.944], [145.525, 94.535], [166.677, 93.566]])
 MOUTH_POINTS = slice(48, 68)
 # The face crop on the canvas: chin and mouth inside, the lower half begins at the nose.
-FACE_CENTRE = np.array([129.0, 132.5])
-FACE_SIDE = 185.0
+FACE_CENTRE = np.array([129.0, 136.0])
+FACE_SIDE = 164.0
 
 
 class FaceError(SyncTalklipError):

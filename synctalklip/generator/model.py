@@ -80,14 +80,16 @@ class TalkingFaceGenerator(UNetGenerator):
     Args:
         encoder: sizes of the audio encoder; they set D.
         width: see `UNetGenerator`.
+        least_channels: see `UNetGenerator`.
         residuals: see `UNetGenerator`.
         roi_mode: how the mouth ROIs of its training were cut, stored and compared on loading.
     """
 
-    def __init__(self, encoder: AVHubertConfig, width: float, residuals: str, roi_mode: str):
-        super().__init__(encoder.encoder_embed_dim, width, residuals)
+    def __init__(self, encoder: AVHubertConfig, width: float, least_channels: int, residuals: str, roi_mode: str):
+        super().__init__(encoder.encoder_embed_dim, width, least_channels, residuals)
         self.audio_encoder = AudioEncoder(encoder)
-        self.width, self.residuals, self.roi_mode = width, residuals, roi_mode
+        self.sizes = {"width": width, "least_channels": least_channels, "residuals": residuals}
+        self.roi_mode = roi_mode
 
     def encode_speech(self, audio: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Stacked log filterbanks to one embedding a frame.
@@ -104,8 +106,7 @@ class TalkingFaceGenerator(UNetGenerator):
     def describe(self) -> dict[str, Any]:
         """Everything that `build_generator` needs, in plain containers."""
         return {
-            "width": self.width,
-            "residuals": self.residuals,
+            **self.sizes,
             "roi_mode": self.roi_mode,
             "encoder": asdict(self.audio_encoder.w2v_model.config),
         }

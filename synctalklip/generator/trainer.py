@@ -29,7 +29,7 @@ from synctalklip.generator.objective import Objective, Painted
 from synctalklip.generator.optim import adam, learning_rate_factor, set_learning_rate
 from synctalklip.generator.panels import sample_panel, write_panel
 from synctalklip.generator.state import StateFolder
-from synctalklip.generator.unet import generator_input, to_unit
+from synctalklip.generator.unet import UPPER_ROWS, generator_input, to_unit
 from synctalklip.metrics.image import psnr, ssim
 
 log = logging.getLogger(__name__)
@@ -223,9 +223,11 @@ class Trainer:
             painted = self.paint(batch)
             with self.accelerator.autocast():
                 scalars = self.objective.terms(painted)
-            scalars["l1"] = losses.reconstruction(painted.generated, painted.target)
-            scalars["psnr"] = psnr(painted.generated, painted.target).mean()
-            scalars["ssim"] = ssim(painted.generated, painted.target).mean()
+            # Inference pastes the painted half alone, so pictures are measured as it shows them.
+            shown = torch.cat([painted.target[:, :, :UPPER_ROWS], painted.generated[:, :, UPPER_ROWS:]], dim=2)
+            scalars["l1"] = losses.reconstruction(shown, painted.target)
+            scalars["psnr"] = psnr(shown, painted.target).mean()
+            scalars["ssim"] = ssim(shown, painted.target).mean()
             count = len(painted.target)
             frames += count
             for name, value in scalars.items():

@@ -14,12 +14,12 @@ UPPER_ROWS = FACE_SIZE // 2
 """Rows above this one are given to the generator, rows from it on are painted."""
 
 
-def scale_channels(channels: int, width: float) -> int:
-    """Number of channels of a layer at a given width: a multiple of 4, at least 4.
+def scale_channels(channels: int, width: float, least: int = 4) -> int:
+    """Number of channels of a layer at a given width: a multiple of 4, at least `least`, at most the public number.
 
     Multiples of 4 keep the vector units of the processor busy; 1.0 leaves the public numbers as they are.
     """
-    return max(4, 4 * round(channels * width / 4))
+    return max(4 * round(channels * width / 4), min(least, channels))
 
 
 def mask_lower_half(faces: Tensor) -> Tensor:
@@ -110,18 +110,20 @@ class UNetGenerator(nn.Module):
     Args:
         speech_dim: D, size of one speech embedding.
         width: factor on the number of channels; 1.0 is the public structure.
+        least_channels: no layer has fewer, as far as the public structure has so many: the colours of the input must
+            pass through the few channels of the first level.
         residuals: "full" for the public number of residual blocks, "few" for the narrow model of a CPU.
     """
 
-    def __init__(self, speech_dim: int, width: float = 1.0, residuals: str = "full"):
+    def __init__(self, speech_dim: int, width: float = 1.0, least_channels: int = 4, residuals: str = "full"):
         super().__init__()
         if residuals not in ("full", "few"):
             raise ValueError(f"generator.residuals is '{residuals}'; use 'full' or 'few'")
         full = residuals == "full"
-        encoder = [scale_channels(c, width) for c in (16, 32, 64, 128, 256, 512, 512)]
-        decoder = [scale_channels(c, width) for c in (512, 512, 512, 384, 256, 128, 64)]
+        encoder = [scale_channels(c, width, least_channels) for c in (16, 32, 64, 128, 256, 512, 512)]
+        decoder = [scale_channels(c, width, least_channels) for c in (512, 512, 512, 384, 256, 128, 64)]
         speech = scale_channels(512, width)
-        output = scale_channels(32, width)
+        output = scale_channels(32, width, least_channels)
         self.speech_dim = speech_dim
         self.face_encoder_blocks = _encoder_blocks(encoder, full)
         self.audio_map = nn.Linear(speech_dim, speech)

@@ -279,7 +279,7 @@ def _difference_table(runs: Sequence[Run], metrics: Sequence[Metric], samples: i
     rows = []
     for run in runs[1:]:
         cells = [
-            _cell(difference, (low, high), metric, False)
+            _cell(difference if math.isfinite(difference) else math.nan, (low, high), metric, False)
             for metric in metrics
             for difference, low, high in [paired_difference(run, runs[0], metric, samples, seed)]
         ]

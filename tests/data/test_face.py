@@ -56,18 +56,18 @@ def at(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 def test_mean_face_lands_where_the_recipe_says():
     cuts = geometry(canvas_landmarks(3))
-    assert np.allclose(cuts.boxes, [36.5, 40.0, 221.5, 225.0], atol=1e-3)
+    assert np.allclose(cuts.boxes, [47.0, 54.0, 211.0, 218.0], atol=1e-3)
     # The ROI is a plain window of the canvas around the mouth.
     assert np.allclose(cuts.transforms[0], [[1, 0, 47.5 - 129], [0, 1, 47.5 - 160]], atol=1e-3)
 
 
 def test_scaled_shifted_face_moves_box_and_roi_with_it():
     cuts = geometry(moved(canvas_landmarks(2), 2.0, 0.0, (100, -30)))
-    assert np.allclose(cuts.boxes, [173, 50, 543, 420], atol=1e-2)
+    assert np.allclose(cuts.boxes, [194, 78, 522, 406], atol=1e-2)
     assert np.allclose(at(cuts.transforms[0], 2 * CANVAS_MOUTH + (100, -30)), 47.5, atol=1e-2)
     tilted = geometry(moved(canvas_landmarks(2), 1.0, 0.3, (200, 50)))
     side = tilted.boxes[0, 2:] - tilted.boxes[0, :2]
-    assert np.allclose(side, 185, atol=1e-2)
+    assert np.allclose(side, 164, atol=1e-2)
     # The mouth ROI is upright for a tilted head, 10 canvas pixels right of the mouth stay 10 right.
     ahead = moved(CANVAS_MOUTH + np.array([10, 0]), 1.0, 0.3, (200, 50))
     assert np.allclose(at(tilted.transforms[0], ahead), (57.5, 47.5), atol=1e-2)
@@ -256,7 +256,7 @@ class ScriptedFaces:
 
     def landmarks(self, frame, box):
         points = canvas_landmarks()[0]
-        return (box[:2] + (points - (36.5, 40)) / 185 * (box[2] - box[0])).astype(np.float32)
+        return (box[:2] + (points - (47, 54)) / 164 * (box[2] - box[0])).astype(np.float32)
 
 
 def numbered(total: int):

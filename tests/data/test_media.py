@@ -4,6 +4,7 @@ import resource
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -44,6 +45,28 @@ def test_variable_rate_follows_the_time_stamps(tmp_path):
     nearest = [int(np.abs(np.array(times) - tick / 25).argmin()) for tick in range(len(got))]
     assert got == nearest
     assert len(got) >= 10
+
+
+def test_avi_with_bidirectional_frames_keeps_its_order(tmp_path):
+    path = tmp_path / "b.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "2"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for index in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 20 * index, np.uint8), format="bgr24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    shown = [round(frame.mean() / 20) for frame in media.read_frames(path)]
+    assert shown == list(range(12))
+
+
+def test_colour_matrix_is_written_for_players(tmp_path):
+    path = tmp_path / "c.mp4"
+    media.write_video(path, [np.full((64, 64, 3), 90, np.uint8)] * 2)
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).colorspace == 6  # SMPTE 170M, the matrix of BT.601
 
 
 def test_broken_clock_is_an_error(tmp_path):
@@ -166,10 +189,23 @@ def test_sound_and_picture_written_together_come_back_together(tmp_path):
     assert np.abs(media.read_audio(tmp_path / "a.mp4")).argmax() == pytest.approx(16000, abs=100)
     assert len(media.read_audio(tmp_path / "a.mp4")) == 32000
     assert media.read_video(tmp_path / "a.mp4").mean(axis=(1, 2, 3)).argmax() == 25
-    import av
-
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert container.metadata["comment"] == "made by a test"
+
+
+def test_a_hole_in_the_sound_is_silence(tmp_path):
+    with av.open(str(tmp_path / "hole.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for start in (0, 16000):
+            block = np.full((1, 4000), 9000, np.int16)
+            sound = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+            sound.sample_rate, sound.pts, sound.time_base = 16000, start, Fraction(1, 16000)
+            container.mux(stream.encode(sound))
+    wave = media.read_audio(tmp_path / "hole.mkv")
+    assert len(wave) == 20000
+    assert (wave[:4000] == 9000).all()
+    assert (wave[4000:16000] == 0).all()
+    assert (wave[16000:] == 9000).all()
 
 
 def test_wav_is_exact(tmp_path):

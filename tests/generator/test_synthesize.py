@@ -12,13 +12,14 @@ import pytest
 import skimage.data
 import torch
 
+from synctalklip.avsyncnet.model import AVHubertConfig
 from synctalklip.data import media
 from synctalklip.data.geometry import FaceError, geometry
 from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator import synthesize as module
 from synctalklip.generator.jobs import Job, is_done, read_jobs, run_jobs, swap_jobs
-from synctalklip.generator.model import AVHubertConfig, TalkingFaceGenerator
+from synctalklip.generator.model import TalkingFaceGenerator
 from synctalklip.generator.options import Options
 from synctalklip.generator.synthesize import sidecar_of, synthesize
 
@@ -271,7 +272,7 @@ def tiny_generator():
         conv_pos=8,
         conv_pos_groups=2,
     )
-    return TalkingFaceGenerator(config, width=0.1, residuals="few", roi_mode="landmark").eval()
+    return TalkingFaceGenerator(config, width=0.1, least_channels=4, residuals="few", roi_mode="landmark").eval()
 
 
 def test_photograph_with_the_real_model_and_finder(tmp_path):

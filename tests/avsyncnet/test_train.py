@@ -1,0 +1,186 @@
+"""Real runs of fairseq's trainer on a few clips: learning, initial weights, kill and resume, mistakes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PRETRAIN, configure, overrides
+
+from synctalklip import checkpoint
+from synctalklip.avsyncnet.criterion import NonFiniteLoss
+from synctalklip.avsyncnet.expert import load_expert
+from synctalklip.avsyncnet.train import ConfigError, fairseq_config, repair_last_checkpoint, summary, train
+from synctalklip.checkpoint import CheckpointError
+from synctalklip.errors import SyncTalklipError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(path)["model"]
+
+
+def test_checkpoint_is_complete(fine_tuned):
+    state = checkpoint.load(fine_tuned)
+    assert state["cfg"]["model"]["_name"] == "avsyncnet"
+    assert state["cfg"]["model"]["vocab_size"] == 16
+    assert set(state["task_state"]) == {"tokenizer", "roi_mode", "label_sizes"}
+    assert load_expert(fine_tuned).tokenizer.size == 16
+    run = fine_tuned.parents[1]
+    assert list((run / "tensorboard").rglob("events*"))
+    assert (run / "fairseq.yaml").is_file()
+    assert summary(fine_tuned.parent)["metric"] == "wer"
+
+
+def test_overfits_a_handful_of_clips(prepared, tmp_path):
+    options = [
+        "fairseq.optimization.max_update=40",
+        "fairseq.optimization.lr=[0.01]",
+        "fairseq.dataset.validate_interval_updates=0",
+        "fairseq.dataset.validate_interval=100",
+        "fairseq.checkpoint.save_interval=100",
+        "fairseq.task.cache=true",
+        "fairseq.model.encoder_layerdrop=0",
+        "loss.lambda_audio=1",
+        "fairseq.dataset.train_subset=train",
+        "fairseq.dataset.valid_subset=train",
+    ]
+    folder = train(configure(prepared, tmp_path / "fit", *options))
+    state = checkpoint.load(folder / "checkpoint_best.pt")
+    # Chance is a WER of 75 %: four words in each of three places.
+    assert state["extra_state"]["val_loss"] < 60
+
+
+def test_pretraining_weights_start_a_fine_tuning(prepared, pretrained, tmp_path):
+    node = configure(prepared, tmp_path / "a", f"init_from={pretrained}", "fairseq.optimization.max_update=1")
+    from fairseq import tasks
+
+    from synctalklip.avsyncnet.train import complete_sizes
+
+    node = fairseq_config(node)
+    complete_sizes(node)
+    model = tasks.setup_task(node.task).build_model(node.model)
+    source = weights(pretrained)
+    own = model.state_dict()
+    taken = [name for name in source if "encoder.w2v_model." + name in own and "mask_emb" not in name]
+    assert len(taken) > 40
+    assert all(torch.equal(own["encoder.w2v_model." + name], source[name]) for name in taken)
+
+
+def test_fine_tuned_weights_start_another_run(prepared, fine_tuned, tmp_path):
+    options = ["fairseq.optimization.max_update=1", "fairseq.optimization.lr=[0]", "fairseq.model.align=conv"]
+    folder = train(configure(prepared, tmp_path / "b", f"init_from={fine_tuned}", *options))
+    source, own = weights(fine_tuned), weights(folder / "checkpoint_last.pt")
+    parameters = [name for name in source if name.endswith("weight") and name in own and "ctc" not in name]
+    assert all(torch.equal(source[name], own[name]) for name in parameters)
+    assert any(name.startswith("align.") for name in own)
+
+
+def test_another_size_or_vocabulary_is_explained(prepared, fine_tuned, tmp_path):
+    from synctalklip.data.text import train_tokenizer
+
+    one = "fairseq.optimization.max_update=1"
+    with pytest.raises(CheckpointError, match="does not fit"):
+        train(configure(prepared, tmp_path / "c", f"init_from={fine_tuned}", one, "encoder.encoder_ffn_embed_dim=64"))
+    train_tokenizer(["another vocabulary", "altogether"], tmp_path / "other.model", "word")
+    with pytest.raises(CheckpointError, match="vocabulary"):
+        other = f"data.tokenizer.path={tmp_path / 'other.model'}"
+        train(configure(prepared, tmp_path / "d", f"init_from={fine_tuned}", one, other))
+
+
+def test_killed_and_resumed_equals_straight(prepared, tmp_path):
+    options = [
+        "fairseq.optimization.max_update=9",
+        "fairseq.checkpoint.save_interval_updates=2",
+        "fairseq.model.encoder_layerdrop=0.2",
+        "fairseq.task.augmentation.resample=0.5",
+        "fairseq.task.augmentation.jitter=0.2",
+    ]
+    straight = train(configure(prepared, tmp_path / "straight", *options))
+    command = [sys.executable, "scripts/train_avsyncnet.py", *overrides(prepared, tmp_path / "killed"), *options]
+    command.append(f"hydra.run.dir={tmp_path / 'killed'}")
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | threads, stdout=subprocess.DEVNULL)
+    last = tmp_path / "killed" / "checkpoints" / "checkpoint_last.pt"
+    started = time.monotonic()
+    while not last.exists() and process.poll() is None and time.monotonic() - started < 120:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    repair_last_checkpoint(last.parent)
+    done = summary(last.parent)["updates"]
+    assert 0 < done < 9
+    resumed = train(configure(prepared, tmp_path / "killed", *options))
+    assert summary(resumed)["updates"] == summary(straight)["updates"] == 9
+    one, other = weights(straight / "checkpoint_last.pt"), weights(resumed / "checkpoint_last.pt")
+    assert list(one) == list(other)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_last_checkpoint_cut_short_is_replaced_by_a_whole_one(fine_tuned, tmp_path):
+    whole = fine_tuned.read_bytes()
+    (tmp_path / "checkpoint_best.pt").write_bytes(whole)
+    (tmp_path / "checkpoint_last.pt").write_bytes(whole[: len(whole) // 2])
+    repair_last_checkpoint(tmp_path)
+    assert (tmp_path / "checkpoint_last.pt").read_bytes() == whole
+    (tmp_path / "checkpoint_best.pt").unlink()
+    (tmp_path / "checkpoint_last.pt").write_bytes(b"half")
+    with pytest.raises(SyncTalklipError, match="cut short"):
+        repair_last_checkpoint(tmp_path)
+
+
+def test_pretraining_predicts_clusters(prepared, pretrained):
+    state = checkpoint.load(pretrained)
+    assert state["cfg"]["model"]["_name"] == "avhubert"
+    assert state["task_state"] == {"tokenizer": None, "roi_mode": "landmark", "label_sizes": [10]}
+    assert state["model"]["label_embs_concat"].shape[0] == 10
+
+
+def test_two_runs_of_one_process_do_not_see_each_other(prepared, tmp_path):
+    options = ["fairseq.optimization.max_update=1", "fairseq.checkpoint.best_checkpoint_metric=loss"]
+    train(configure(prepared, tmp_path / "one", *options))
+    from fairseq import checkpoint_utils
+
+    checkpoint_utils.save_checkpoint.best = -1e9
+    second = train(configure(prepared, tmp_path / "two", *options))
+    assert (second / "checkpoint_best.pt").is_file()
+    assert list((tmp_path / "two" / "tensorboard").rglob("events*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("+fairseq.optimization.lrr=[1]", "lrr"),
+        ("+fairseq.model.layerz=1", "layerz"),
+        ("+fairseq.task.cach=true", "cach"),
+        ("+fairseq.task.augmentation.flop=1", "flop"),
+        ("+fairseq.criterion.lamda_av=1", "lamda_av"),
+        ("+fairseq.optimizer.betas=1", "betas"),
+        ("+encoder.encoder_layer=1", "encoder_layer"),
+        ("fairseq.optimization.clip_norm=much", "clip_norm"),
+        ("fairseq.criterion._name=lip_readng", "lip_readng"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_named(prepared, tmp_path, override, key):
+    with pytest.raises(ConfigError, match=key):
+        fairseq_config(configure(prepared, tmp_path / "x", "fairseq.optimization.max_update=1", override))
+
+
+def test_missing_ingredients_are_named_before_training(prepared, tmp_path):
+    one = "fairseq.optimization.max_update=1"
+    with pytest.raises(SyncTalklipError, match="iter7"):
+        train(configure(prepared, tmp_path / "x", *PRETRAIN, one, "fairseq.task.labels=[iter7]"))
+    with pytest.raises(SyncTalklipError, match="tokenizer"):
+        train(configure(prepared, tmp_path / "x", one, "data.tokenizer.path=nowhere.model"))
+
+
+def test_non_finite_loss_stops_before_the_update(prepared, tmp_path):
+    options = ["fairseq.optimization.max_update=3", "loss.tau=1e39", "fairseq.dataset.disable_validation=true"]
+    with pytest.raises(NonFiniteLoss, match="av="):
+        train(configure(prepared, tmp_path / "nan", *options))
+    assert not (tmp_path / "nan" / "checkpoints" / "checkpoint_last.pt").exists()
