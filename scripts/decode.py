@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     (folder / "wer.json").write_text(json.dumps(scores, indent=2) + "\n")
     print(
         f"WER {scores['wer']:.2f} % of {scores['words']} words in {scores['clips']} clips "
-        f"(S {scores['substitutions']}, D {scores['deletions']}, I {scores['insertions']}): {folder / 'hypotheses.jsonl'}"
+        f"(S {scores['substitutions']}, D {scores['deletions']}, I {scores['insertions']}), all in {folder}"
     )
 
 

@@ -116,12 +116,20 @@ def alignment(distances: Tensor, padding_mask: Tensor) -> Tensor:
     return distances.masked_fill(padding_mask, 0).sum() / counted.sum().clamp(min=1)
 
 
+# Top, bottom, left and right edge as fractions of the face crop, which the preparation places by eyes and nose.
+REGIONS = {"full": (0, 1, 0, 1), "lower": (1 / 2, 1, 0, 1), "mouth": (9 / 16, 15 / 16, 1 / 4, 3 / 4)}
+
+
 def reconstruction(generated: Tensor, target: Tensor, region: str = "full") -> Tensor:
-    """Eq. 7: mean absolute error of the generated frames, (N,3,H,W); `lower` looks at the lower half."""
-    if region not in ("full", "lower"):
-        raise SyncTalklipError(f"reconstruction region {region!r} is neither full nor lower")
-    top = 0 if region == "full" else target.shape[-2] // 2
-    return (generated[..., top:, :].float() - target[..., top:, :].float()).abs().mean()
+    """Eq. 7: mean absolute error of the generated frames, (N,3,H,W), in one of `REGIONS`."""
+    if region not in REGIONS:
+        raise SyncTalklipError(f"reconstruction region {region!r} is none of {', '.join(REGIONS)}")
+    height, width = target.shape[-2:]
+    top, bottom, left, right = (
+        round(share * side) for share, side in zip(REGIONS[region], (height, height, width, width))
+    )
+    window = (..., slice(top, bottom), slice(left, right))
+    return (generated[window].float() - target[window].float()).abs().mean()
 
 
 def _unknown_form(form: str) -> SyncTalklipError:

@@ -85,6 +85,17 @@ def test_reconstruction_regions():
     generated[..., 2:, :] = 0.5
     assert losses.reconstruction(generated, target).item() == pytest.approx(0.25)
     assert losses.reconstruction(generated, target, "lower").item() == pytest.approx(0.5)
+    with pytest.raises(SyncTalklipError, match="left_ear"):
+        losses.reconstruction(generated, target, "left_ear")
+
+
+def test_mouth_region_is_the_window_that_it_says():
+    target = torch.zeros(1, 3, 96, 96)
+    generated = torch.ones_like(target)
+    generated[..., 54:90, 24:72] = 0
+    assert losses.reconstruction(generated, target, "mouth").item() == 0
+    generated[..., 53, :] = 0
+    assert losses.reconstruction(1 - generated, target, "mouth").item() == 1
 
 
 @pytest.mark.parametrize("form", ["non_saturating", "paper", "hinge", "lsgan"])

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from synctalklip.checkpoint import write_atomically
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.dataset import ClipDataset, Limits, collate, frame_budget_batches, write_labels
+from synctalklip.data.dataset import ClipDataset, Limits, collate, frame_budget_batches
 from synctalklip.data.features import cluster_mfcc
+from synctalklip.data.labels import write_labels
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import SyncTalklipError
 
@@ -172,9 +173,7 @@ def cluster(
     }
 
 
-def features_of(
-    iteration: int, path: str | None, layer: int | None, batch_frames: int
-) -> tuple[Features, int]:
+def features_of(iteration: int, path: str | None, layer: int | None, batch_frames: int) -> tuple[Features, int]:
     """Features of an iteration and their rate: MFCC for the first, a layer of a checkpoint afterwards.
 
     Raises:

@@ -17,8 +17,9 @@ from omegaconf import MISSING
 from torch import Tensor
 from torch.nn import functional
 
+from synctalklip.avsyncnet.measures import alignment_counts, ctc
 from synctalklip.avsyncnet.search import greedy
-from synctalklip.data.text import BOS, EOS, PAD
+from synctalklip.data.text import PAD
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import alignment, lip_reading, masked_prediction, weighted_sum
 from synctalklip.metrics.intelligibility import word_counts
@@ -34,9 +35,9 @@ def assert_finite(loss: Tensor, terms: dict[str, Tensor], sample: dict[str, Any]
     """Raise `NonFiniteLoss` that names the terms and the clips unless `loss` is a number."""
     if bool(torch.isfinite(loss)):
         return
-    values = ", ".join(f"{name}={float(value):g}" for name, value in terms.items())
+    values = ", ".join(f"{name}={float(value.detach()):g}" for name, value in terms.items())
     raise NonFiniteLoss(
-        f"the loss is {float(loss):g} ({values}) on clips {sample['id'].tolist()}; lower the learning rate or "
+        f"the loss is {float(loss.detach()):g} ({values}) on clips {sample['id'].tolist()}; lower the learning rate or "
         "clip gradients, and look at these clips"
     )
 
@@ -273,47 +274,3 @@ class LipReadingAlignmentCriterion(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """Every logged value is a sum."""
         return True
-
-
-def ctc(logits: Tensor, target: Tensor, padding_mask: Tensor) -> Tensor:
-    """Connectionist temporal classification per token; the blank is the bos symbol, which no target holds.
-
-    Args:
-        logits: (B,T,V).
-        target: (B,L) ending in eos, padded with pad.
-        padding_mask: (B,T).
-    """
-    spoken = target.ne(PAD) & target.ne(EOS)
-    return functional.ctc_loss(
-        logits.float().log_softmax(-1).transpose(0, 1),
-        target.masked_fill(~spoken, PAD),
-        (~padding_mask).sum(1),
-        spoken.sum(1),
-        blank=BOS,
-        # A clip shorter than its transcript has no path; it must not stop the run.
-        zero_infinity=True,
-    )
-
-
-def alignment_counts(distances: Tensor) -> Logging:
-    """Sums over one clip for the alignment accuracy.
-
-    Args:
-        distances: (T,T), audio frame i to video frame j.
-
-    Returns:
-        Sums of paired and unpaired distances, frames whose nearest video frame is their own (within 0 and
-        within 1 frame), and the counts to divide by.
-    """
-    frames = len(distances)
-    paired = float(distances.diagonal().sum())
-    nearest = distances.argmin(1)
-    offset = (nearest - torch.arange(frames, device=distances.device)).abs()
-    return {
-        "paired_sum": paired,
-        "unpaired_sum": float(distances.sum()) - paired,
-        "aligned0": float((offset == 0).sum()),
-        "aligned1": float((offset <= 1).sum()),
-        "pairs": frames,
-        "unpaired_pairs": frames * (frames - 1),
-    }

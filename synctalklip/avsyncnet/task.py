@@ -11,7 +11,8 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING, DictConfig, OmegaConf
 
-from synctalklip.data.dataset import MODALITIES, Augmentation, ClipDataset, FrameLabels, Limits, read_labels
+from synctalklip.data.dataset import MODALITIES, Augmentation, ClipDataset, Limits
+from synctalklip.data.labels import FrameLabels, read_labels
 from synctalklip.data.manifest import Clip, read_manifest
 from synctalklip.data.text import Tokenizer
 from synctalklip.errors import SyncTalklipError
@@ -183,9 +184,7 @@ class AVSyncNetTask(FairseqTask):
         net_input = dict(sample["net_input"])
         # The search takes batch size and source length from the shape of `source`: frames, not features.
         net_input["source"] = net_input["padding_mask"].long()
-        return super().inference_step(
-            generator, models, {**sample, "net_input": net_input}, prefix_tokens, constraints
-        )
+        return super().inference_step(generator, models, {**sample, "net_input": net_input}, prefix_tokens, constraints)
 
 
 def _plain(node: Any) -> Any:

@@ -1,6 +1,7 @@
 """Stage 1 under fairseq's trainer, called as a library from our Hydra configuration."""
 
 import logging
+import warnings
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -89,7 +90,7 @@ def _structure(cfg: DictConfig, kind: str) -> dict[str, Any]:
 
 def complete_sizes(node: DictConfig) -> None:
     """Fill in what follows from data and weights, so that a checkpoint's configuration rebuilds its model."""
-    from synctalklip.data.dataset import read_labels
+    from synctalklip.data.labels import read_labels
     from synctalklip.data.text import Tokenizer
 
     labels = Path(node.task.prepared) / "labels"
@@ -161,7 +162,6 @@ def train(cfg: DictConfig) -> Path:
         SyncTalklipError: data or checkpoints are unusable, or the loss is not finite.
     """
     node = fairseq_config(cfg)
-    import fairseq_cli.train
     from fairseq.distributed.utils import call_main
 
     complete_sizes(node)
@@ -170,10 +170,21 @@ def train(cfg: DictConfig) -> Path:
     repair_last_checkpoint(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(node, folder.parent / "fairseq.yaml")
+    call_main(node, _train_in_process)
+    return folder
+
+
+def _train_in_process(node: DictConfig) -> None:
+    """What every process of a distributed run does; fairseq may have started this one afresh."""
+    register()
+    import fairseq_cli.train
+
     for name in (*_CHATTY, "fairseq_cli.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    call_main(node, fairseq_cli.train.main)
-    return folder
+    # fairseq asks for pinned memory and the old autocast on any machine.
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    warnings.filterwarnings("ignore", message=".*torch.cuda.amp.autocast.*", category=FutureWarning)
+    fairseq_cli.train.main(node)
 
 
 def summary(folder: str | Path) -> dict[str, Any]:

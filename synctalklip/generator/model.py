@@ -79,16 +79,14 @@ class TalkingFaceGenerator(UNetGenerator):
 
     Args:
         encoder: sizes of the audio encoder; they set D.
-        width: see `UNetGenerator`.
-        least_channels: see `UNetGenerator`.
-        residuals: see `UNetGenerator`.
         roi_mode: how the mouth ROIs of its training were cut, stored and compared on loading.
+        sizes: the other arguments of `UNetGenerator`.
     """
 
-    def __init__(self, encoder: AVHubertConfig, width: float, least_channels: int, residuals: str, roi_mode: str):
-        super().__init__(encoder.encoder_embed_dim, width, least_channels, residuals)
+    def __init__(self, encoder: AVHubertConfig, roi_mode: str, **sizes: Any):
+        super().__init__(encoder.encoder_embed_dim, **sizes)
         self.audio_encoder = AudioEncoder(encoder)
-        self.sizes = {"width": width, "least_channels": least_channels, "residuals": residuals}
+        self.sizes = sizes
         self.roi_mode = roi_mode
 
     def encode_speech(self, audio: Tensor, padding_mask: Tensor | None = None) -> Tensor:
@@ -118,8 +116,15 @@ def build_generator(description: Mapping[str, Any]) -> TalkingFaceGenerator:
     return TalkingFaceGenerator(AVHubertConfig(**description["encoder"]), **sizes)
 
 
-def save_generator(path: str | Path, generator: TalkingFaceGenerator, step: int) -> None:
-    """Write the checkpoint that `load_generator` reads."""
+def save_generator(path: str | Path, generator: TalkingFaceGenerator, step: int, expert_sha256: str) -> None:
+    """Write the checkpoint that `load_generator` reads.
+
+    Args:
+        path: `generator.pt`.
+        generator: what is written.
+        step: updates so far.
+        expert_sha256: of the file of its supervisor, which must not be its judge too.
+    """
     checkpoint.save(
         path,
         {
@@ -128,6 +133,7 @@ def save_generator(path: str | Path, generator: TalkingFaceGenerator, step: int)
             "config": generator.describe(),
             "step": step,
             "roi_mode": generator.roi_mode,
+            "expert_sha256": expert_sha256,
         },
     )
 

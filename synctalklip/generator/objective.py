@@ -148,6 +148,10 @@ class Objective:
         """Equation 7 on the painted half."""
         return losses.reconstruction(step.generated, step.target, "lower")
 
+    def mouth_reconstruction(self, step: Painted) -> Tensor:
+        """Equation 7 around the mouth."""
+        return losses.reconstruction(step.generated, step.target, "mouth")
+
     def adversarial(self, step: Painted) -> Tensor:
         """Equation 8."""
         return losses.adversarial_generator(
@@ -184,6 +188,7 @@ def _cosines(audio: Tensor, video: Tensor) -> Tensor:
 TERMS: dict[str, Callable[[Objective, Painted], Tensor]] = {
     "rec": Objective.reconstruction,
     "rec_lower": Objective.lower_reconstruction,
+    "rec_mouth": Objective.mouth_reconstruction,
     "adv": Objective.adversarial,
     "lip": Objective.lip_reading,
     "cav": Objective.contrastive,

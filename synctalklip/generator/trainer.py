@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from synctalklip import losses
+from synctalklip import checkpoint, losses
 from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.discriminator import Discriminator, readonly
@@ -75,6 +75,7 @@ class Trainer:
             raise SyncTalklipError(f"trainer.precision is '{precision}'; use one of {', '.join(PRECISIONS)}")
         self.accelerator = Accelerator(mixed_precision=PRECISIONS[precision], cpu=self.options["cpu"])
         self.expert: Expert = load_expert(config["expert"]["path"]).to(self.accelerator.device)
+        self.expert_sha256 = checkpoint.file_hash(config["expert"]["path"])
         self.data = StageTwoData(config, self.expert, self.accelerator.process_index, self.accelerator.num_processes)
         self._build_models()
         self.objective = Objective(config["loss"], self.expert, self.critic)
@@ -262,7 +263,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             state = {"step": self.step, "run": self._identity()}
             self.folder.write(lambda path: self.accelerator.save_state(str(path)), state)
-            save_generator(self.output / "checkpoints" / "generator.pt", self.generator, self.step)
+            path = self.output / "checkpoints" / "generator.pt"
+            save_generator(path, self.generator, self.step, self.expert_sha256)
 
     def resume(self) -> None:
         """Go on from the saved state where there is one."""

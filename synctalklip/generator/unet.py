@@ -9,6 +9,8 @@ Legend: N images, C channels, H = W = 96 pixels, D size of a speech embedding.
 import torch
 from torch import Tensor, nn
 
+from synctalklip.errors import SyncTalklipError
+
 FACE_SIZE = 96
 UPPER_ROWS = FACE_SIZE // 2
 """Rows above this one are given to the generator, rows from it on are painted."""
@@ -113,23 +115,45 @@ class UNetGenerator(nn.Module):
         least_channels: no layer has fewer, as far as the public structure has so many: the colours of the input must
             pass through the few channels of the first level.
         residuals: "full" for the public number of residual blocks, "few" for the narrow model of a CPU.
+        output: "paint" for the public head, whose three channels are the picture. "blend" adds a fourth that lays
+            the paint over what is known of the face, the pose above and the identity below: skin and beard need not
+            be learned again, so that a short run learns lips.
+        speech: "bottleneck" for the public entry of speech, at 1x1 pixels only; "levels" adds a projection of it to
+            every decoder block as well, a shorter way from sound to lips.
     """
 
-    def __init__(self, speech_dim: int, width: float = 1.0, least_channels: int = 4, residuals: str = "full"):
+    def __init__(
+        self,
+        speech_dim: int,
+        width: float = 1.0,
+        least_channels: int = 4,
+        residuals: str = "full",
+        output: str = "paint",
+        speech: str = "bottleneck",
+    ):
         super().__init__()
-        if residuals not in ("full", "few"):
-            raise ValueError(f"generator.residuals is '{residuals}'; use 'full' or 'few'")
+        for name, value, choices in (
+            ("residuals", residuals, ("full", "few")),
+            ("output", output, ("paint", "blend")),
+            ("speech", speech, ("bottleneck", "levels")),
+        ):
+            if value not in choices:
+                raise SyncTalklipError(f"generator.{name} is '{value}'; use '{choices[0]}' or '{choices[1]}'")
         full = residuals == "full"
         encoder = [scale_channels(c, width, least_channels) for c in (16, 32, 64, 128, 256, 512, 512)]
         decoder = [scale_channels(c, width, least_channels) for c in (512, 512, 512, 384, 256, 128, 64)]
-        speech = scale_channels(512, width)
-        output = scale_channels(32, width, least_channels)
+        entry = scale_channels(512, width)
+        painted = scale_channels(32, width, least_channels)
         self.speech_dim = speech_dim
         self.face_encoder_blocks = _encoder_blocks(encoder, full)
-        self.audio_map = nn.Linear(speech_dim, speech)
-        self.face_decoder_blocks = _decoder_blocks(speech, encoder, decoder, full)
+        self.audio_map = nn.Linear(speech_dim, entry)
+        self.face_decoder_blocks = _decoder_blocks(entry, encoder, decoder, full)
+        levels = decoder if speech == "levels" else []
+        self.level_maps = nn.ModuleList(nn.Linear(speech_dim, channels) for channels in levels)
         last = decoder[-1] + encoder[0]
-        self.output_block = nn.Sequential(ConvBlock(last, output, 3, 1, 1), nn.Conv2d(output, 3, 1), nn.Sigmoid())
+        self.blends = output == "blend"
+        head = nn.Conv2d(painted, 4 if self.blends else 3, 1)
+        self.output_block = nn.Sequential(ConvBlock(last, painted, 3, 1, 1), head, nn.Sigmoid())
 
     def forward(self, faces: Tensor, speech: Tensor) -> Tensor:
         """Paint.
@@ -147,6 +171,15 @@ class UNetGenerator(nn.Module):
             x = block(x)
             skips.append(x)
         x = self.audio_map(speech)[:, :, None, None]
-        for block in self.face_decoder_blocks:
-            x = torch.cat([block(x), skips.pop()], dim=1)
-        return self.output_block(x)
+        for level, block in enumerate(self.face_decoder_blocks):
+            x = block(x)
+            if self.level_maps:
+                x = x + self.level_maps[level](speech)[:, :, None, None]
+            x = torch.cat([x, skips.pop()], dim=1)
+        x = self.output_block(x)
+        if not self.blends:
+            return x
+        paint, opacity = x[:, :3], x[:, 3:]
+        pose, identity = faces[:, :3], faces[:, 3:]
+        known = torch.cat([pose[:, :, :UPPER_ROWS], identity[:, :, UPPER_ROWS:]], dim=2)
+        return opacity * paint + (1 - opacity) * known

@@ -42,9 +42,7 @@ def prepared(tmp_path_factory) -> Path:
     from synctalklip.avsyncnet.clustering import KMeansSettings, cluster, features_of
     from synctalklip.data.manifest import read_manifest
 
-    root = make_prepared(
-        tmp_path_factory.mktemp("prepared"), {"train": 10, "valid": 4, "test": 3}, frames=(8, 10, 13)
-    )
+    root = make_prepared(tmp_path_factory.mktemp("prepared"), {"train": 10, "valid": 4, "test": 3}, frames=(8, 10, 13))
     features, rate = features_of(1, None, None, 100)
     settings = KMeansSettings(clusters=6, batch_frames=50, passes=1, fraction=1.0)
     cluster(features, read_manifest(root), settings, rate, root / "labels" / "iter1", seed=1)
@@ -66,4 +64,7 @@ def pretrained(prepared, tmp_path_factory) -> Path:
     from synctalklip.avsyncnet.train import train
 
     updates = "fairseq.optimization.max_update=2"
-    return train(configure(prepared, tmp_path_factory.mktemp("run") / "pretrain", *PRETRAIN, updates)) / "checkpoint_last.pt"
+    return (
+        train(configure(prepared, tmp_path_factory.mktemp("run") / "pretrain", *PRETRAIN, updates))
+        / "checkpoint_last.pt"
+    )

@@ -15,13 +15,12 @@ from synctalklip.avsyncnet.criterion import (
     MaskedPredictionConfig,
     MaskedPredictionCriterion,
     NonFiniteLoss,
-    alignment_counts,
-    ctc,
 )
 from synctalklip.avsyncnet.fairseq_models import FairseqAVHubert, FairseqAVSyncNet
+from synctalklip.avsyncnet.measures import alignment_counts, ctc
 from synctalklip.avsyncnet.model import AVHubertConfig, AVSyncNetConfig
-from synctalklip.data.manifest import read_manifest
 from synctalklip.data.dataset import ClipDataset
+from synctalklip.data.manifest import read_manifest
 from synctalklip.data.text import EOS, PAD, Tokenizer
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import lip_reading
@@ -112,7 +111,9 @@ def test_padding_changes_nothing(data, prepared):
     assert together[2]["av_loss"] / 3 == pytest.approx(by_frames, rel=1e-4)
 
 
-@pytest.mark.parametrize(("detach", "moved"), [("none", {"audio", "video"}), ("audio", {"video"}), ("video", {"audio"})])
+@pytest.mark.parametrize(
+    ("detach", "moved"), [("none", {"audio", "video"}), ("audio", {"video"}), ("video", {"audio"})]
+)
 def test_detached_side_is_not_moved_by_the_distance(data, detach, moved):
     tokenizer, batch = data
     net = model().train()

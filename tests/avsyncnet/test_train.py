@@ -39,21 +39,22 @@ def test_checkpoint_is_complete(fine_tuned):
 
 def test_overfits_a_handful_of_clips(prepared, tmp_path):
     options = [
-        "fairseq.optimization.max_update=40",
-        "fairseq.optimization.lr=[0.01]",
-        "fairseq.dataset.validate_interval_updates=0",
+        "fairseq.optimization.max_update=60",
+        "fairseq.optimization.lr=[0.005]",
+        "fairseq.lr_scheduler.phase_ratio=[0.1,0.6,0.3]",
         "fairseq.dataset.validate_interval=100",
         "fairseq.checkpoint.save_interval=100",
-        "fairseq.task.cache=true",
-        "fairseq.model.encoder_layerdrop=0",
-        "loss.lambda_audio=1",
-        "fairseq.dataset.train_subset=train",
         "fairseq.dataset.valid_subset=train",
+        "fairseq.task.cache=true",
+        "fairseq.task.augmentation.flip=0",
+        "fairseq.task.augmentation.random_crop=false",
+        "fairseq.model.encoder_layerdrop=0",
+        "loss.lambda_av=0",
+        "loss.lambda_audio=1",
     ]
     folder = train(configure(prepared, tmp_path / "fit", *options))
-    state = checkpoint.load(folder / "checkpoint_best.pt")
-    # Chance is a WER of 75 %: four words in each of three places.
-    assert state["extra_state"]["val_loss"] < 60
+    # A reader that ignores the clip gets four words in each of three places wrong three times of four.
+    assert summary(folder)["best"] < 50
 
 
 def test_pretraining_weights_start_a_fine_tuning(prepared, pretrained, tmp_path):
@@ -73,7 +74,7 @@ def test_pretraining_weights_start_a_fine_tuning(prepared, pretrained, tmp_path)
 
 
 def test_fine_tuned_weights_start_another_run(prepared, fine_tuned, tmp_path):
-    options = ["fairseq.optimization.max_update=1", "fairseq.optimization.lr=[0]", "fairseq.model.align=conv"]
+    options = ["fairseq.optimization.max_update=2", "fairseq.optimization.lr=[0]", "fairseq.model.align=conv"]
     folder = train(configure(prepared, tmp_path / "b", f"init_from={fine_tuned}", *options))
     source, own = weights(fine_tuned), weights(folder / "checkpoint_last.pt")
     parameters = [name for name in source if name.endswith("weight") and name in own and "ctc" not in name]
@@ -88,8 +89,8 @@ def test_another_size_or_vocabulary_is_explained(prepared, fine_tuned, tmp_path)
     with pytest.raises(CheckpointError, match="does not fit"):
         train(configure(prepared, tmp_path / "c", f"init_from={fine_tuned}", one, "encoder.encoder_ffn_embed_dim=64"))
     train_tokenizer(["another vocabulary", "altogether"], tmp_path / "other.model", "word")
+    other = f"data.tokenizer.path={tmp_path / 'other.model'}"
     with pytest.raises(CheckpointError, match="vocabulary"):
-        other = f"data.tokenizer.path={tmp_path / 'other.model'}"
         train(configure(prepared, tmp_path / "d", f"init_from={fine_tuned}", one, other))
 
 
@@ -142,7 +143,7 @@ def test_pretraining_predicts_clusters(prepared, pretrained):
 
 
 def test_two_runs_of_one_process_do_not_see_each_other(prepared, tmp_path):
-    options = ["fairseq.optimization.max_update=1", "fairseq.checkpoint.best_checkpoint_metric=loss"]
+    options = ["fairseq.optimization.max_update=2", "fairseq.checkpoint.best_checkpoint_metric=loss"]
     train(configure(prepared, tmp_path / "one", *options))
     from fairseq import checkpoint_utils
 

@@ -8,16 +8,14 @@ from prepared_factory import make_prepared
 from synctalklip.data.dataset import (
     Augmentation,
     ClipDataset,
-    DatasetError,
     Limits,
     augment_rois,
     collate,
     frame_budget_batches,
-    read_labels,
     resample_roi,
-    write_labels,
 )
 from synctalklip.data.features import normalize_roi
+from synctalklip.data.labels import DatasetError, read_labels, write_labels
 from synctalklip.data.manifest import read_manifest
 from synctalklip.data.text import EOS, PAD, Tokenizer
 
@@ -153,7 +151,8 @@ def test_random_windows_keep_modalities_and_labels_together(tmp_path, clips):
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"), [("c1 3 4", "line 1"), ("c1\t3 x", "line 1"), ("c1\t", "line 1"), ("c1\t7", r"outside 0\.\.4")]
+    ("line", "complaint"),
+    [("c1 3 4", "line 1"), ("c1\t3 x", "line 1"), ("c1\t", "line 1"), ("c1\t7", r"outside 0\.\.4")],
 )
 def test_bad_label_line_is_named(tmp_path, line, complaint):
     write_labels(tmp_path, {}, clusters=5, rate=25)

@@ -57,7 +57,13 @@ def test_grid_transcript_leaves_silence_out(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(None, "missing"), (b"", "no words"), (b"Text:  \n", "no words"), (b"\xff\xfe\x00", "UTF-8"), (b"Text: 3rd", "3rd")],
+    [
+        (None, "missing"),
+        (b"", "no words"),
+        (b"Text:  \n", "no words"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"Text: 3rd", "3rd"),
+    ],
 )
 def test_bad_transcript_is_named(tmp_path, content, complaint):
     path = tmp_path / "broken.txt"
