@@ -18,7 +18,8 @@ def main(cfg: DictConfig) -> None:
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
     root = Path(__file__).resolve().parent.parent
     directory = Path(cfg.run.dir).resolve()
-    phases = run_phases(OmegaConf.to_container(cfg.phases), directory, root, fresh=cfg.fresh)
+    commands, needs = OmegaConf.to_container(cfg.phases), OmegaConf.to_container(cfg.needs)
+    phases = run_phases(commands, directory, root, cfg.fresh, needs, cfg.at_once)
     report = write_report(directory, phases, OmegaConf.to_container(cfg.report), root)
     print(f"report: {report}")
 

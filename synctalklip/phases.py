@@ -1,8 +1,10 @@
-"""Run a list of command lines one after the other, resumably, as a user would type them."""
+"""Run a list of command lines, resumably, as a user would type them, side by side where they allow it."""
 
 import dataclasses
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
 
 TAIL_LINES = 20
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 30
 
 
@@ -29,99 +31,148 @@ class Phase:
     Attributes:
         name: its name in the configuration.
         command: the command line, without the interpreter.
-        seconds: how long it ran, summed over interrupted attempts that were counted.
+        started: when it started, in seconds since the epoch.
+        seconds: how long it ran.
     """
 
     name: str
     command: str
+    started: float
     seconds: float
 
 
-def run_phases(commands: Mapping[str, str], directory: Path, root: Path, fresh: bool = False) -> list[Phase]:
-    """Run each command line with this Python; skip what an earlier call finished.
+def elapsed(phases: Sequence[Phase]) -> float:
+    """Seconds in which at least one of the phases ran; phases that ran side by side count once."""
+    total, covered = 0.0, 0.0
+    for phase in sorted(phases, key=lambda phase: phase.started):
+        end = phase.started + phase.seconds
+        total += max(0.0, end - max(covered, phase.started))
+        covered = max(covered, end)
+    return total
 
-    A phase is skipped only if its command and those of all phases before it are the same as then, because
-    each phase reads what the earlier ones wrote. The output of each goes to `directory/logs`.
+
+class _Running:
+    """A phase whose process runs, its output going to a log."""
+
+    def __init__(self, title: str, name: str, command: str, log: Path, root: Path, threads: int):
+        self.title, self.name, self.command, self.log = title, name, command, log
+        self.started, self.reported = time.time(), time.perf_counter()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-u", *shlex.split(command)],
+                cwd=root,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            )
+
+    def report(self) -> None:
+        """Say now and then how far it is."""
+        if time.perf_counter() - self.reported >= HEARTBEAT_SECONDS:
+            _say(f"{self.title}: {time.time() - self.started:.0f} s  {_last_line(self.log)}")
+            self.reported = time.perf_counter()
+
+    def finished(self) -> Phase:
+        """The record of a process that ended.
+
+        Raises:
+            PhaseError: it failed.
+        """
+        if self.process.returncode:
+            raise PhaseError(
+                f"{self.title} failed with status {self.process.returncode}; its last lines:\n{tail(self.log)}\n"
+                f"The whole output is in {self.log}. Mend the cause and run the same command again: "
+                "finished phases are not repeated."
+            )
+        return Phase(self.name, self.command, self.started, time.time() - self.started)
+
+
+def run_phases(
+    commands: Mapping[str, str],
+    directory: Path,
+    root: Path,
+    fresh: bool = False,
+    needs: Mapping[str, Sequence[str]] | None = None,
+    at_once: int = 1,
+) -> list[Phase]:
+    """Run command lines with this Python; skip what an earlier call finished.
+
+    A phase is skipped only if its command and those of all phases that it needs are the same as then. The output of
+    each goes to `directory/logs`.
 
     Args:
         commands: name -> "scripts/x.py key=value ...", in order; an empty command leaves the phase out.
         directory: where the state and the logs are kept.
         root: folder from which the commands are run.
         fresh: run all, whatever was finished before.
+        needs: name -> phases that it reads from; a phase that is not named needs all before it.
+        at_once: so many phases run side by side, and share the cores.
+
+    Returns:
+        The finished phases in the order of `commands`.
 
     Raises:
         PhaseError: a command failed; its last lines, its log and the way to go on are named.
     """
     commands = {name: " ".join(command.split()) for name, command in commands.items() if command}
+    names = list(commands)
+    needs = {
+        name: [need for need in (needs or {}).get(name, names[:number]) if need in commands]
+        for number, name in enumerate(names)
+    }
     state = directory / "state.json"
-    done = [] if fresh else _finished(state, commands)
-    for number, (name, command) in enumerate(commands.items(), 1):
-        title = f"[{number:2d}/{len(commands)}] {name}"
-        if number <= len(done):
-            _say(f"{title}: done before, {done[number - 1].seconds:.0f} s")
-            continue
-        _say(f"{title}: python {command}")
-        started = time.perf_counter()
-        _run(title, shlex.split(command), directory / "logs" / f"{number:02d}_{name}.log", root)
-        done.append(Phase(name, command, time.perf_counter() - started))
-        entries = json.dumps([dataclasses.asdict(phase) for phase in done], indent=1)
-        write_atomically(state, lambda part, entries=entries: part.write_text(entries))
-        _say(f"{title}: {done[-1].seconds:.0f} s")
-    return done
+    done = {} if fresh else _finished(state, commands, needs)
+    titles = {name: f"[{number:2d}/{len(names)}] {name}" for number, name in enumerate(names, 1)}
+    for phase in done.values():
+        _say(f"{titles[phase.name]}: done before, {phase.seconds:.0f} s")
+    running: list[_Running] = []
+    cores = len(os.sched_getaffinity(0))
+    # Without this a terminated demo would leave its phases running, and the next one would write where they do.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        while len(done) < len(names):
+            started = {*done, *(phase.name for phase in running)}
+            ready = [name for name in names if name not in started and all(need in done for need in needs[name])]
+            side_by_side = min(at_once, len(running) + len(ready))
+            for name in ready[: at_once - len(running)]:
+                _say(f"{titles[name]}: python {commands[name]}")
+                log = directory / "logs" / f"{names.index(name) + 1:02d}_{name}.log"
+                threads = max(1, cores // side_by_side)
+                running.append(_Running(titles[name], name, commands[name], log, root, threads))
+            time.sleep(POLL_SECONDS)
+            for phase in [phase for phase in running if phase.process.poll() is not None]:
+                running.remove(phase)
+                done[phase.name] = phase.finished()
+                _say(f"{phase.title}: {done[phase.name].seconds:.0f} s")
+                entries = json.dumps([dataclasses.asdict(done[name]) for name in names if name in done], indent=1)
+                write_atomically(state, lambda part, entries=entries: part.write_text(entries))
+            for phase in running:
+                phase.report()
+    finally:
+        # After an error or an interrupt the others write their checkpoints and end.
+        for phase in running:
+            phase.process.terminate()
+        for phase in running:
+            phase.process.wait()
+        signal.signal(signal.SIGTERM, before)
+    return [done[name] for name in names]
 
 
-def _finished(state: Path, commands: Mapping[str, str]) -> list[Phase]:
-    """The phases at the head of the list that ran before with these very commands."""
+def _finished(state: Path, commands: Mapping[str, str], needs: Mapping[str, Sequence[str]]) -> dict[str, Phase]:
+    """The phases that ran before with these very commands, on the same ground."""
     if not state.is_file():
-        return []
+        return {}
     try:
-        entries = [Phase(**entry) for entry in json.loads(state.read_text())]
-    except (ValueError, TypeError) as error:
+        entries = {entry["name"]: Phase(**entry) for entry in json.loads(state.read_text())}
+    except (ValueError, TypeError, KeyError) as error:
         raise SyncTalklipError(f"{state}: is damaged ({error}); delete it and run again") from error
-    done = []
-    for entry, (name, command) in zip(entries, commands.items()):
-        if (entry.name, entry.command) != (name, command):
-            break
-        done.append(entry)
+    done: dict[str, Phase] = {}
+    for name, command in commands.items():
+        entry = entries.get(name)
+        if entry is not None and entry.command == command and all(need in done for need in needs[name]):
+            done[name] = entry
     return done
-
-
-def _run(title: str, arguments: Sequence[str], log: Path, root: Path) -> None:
-    """Run one command, its output going to `log`, showing its last line while it runs."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    started = reported = time.perf_counter()
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-u", *arguments], cwd=root, stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            while _runs(process):
-                now = time.perf_counter()
-                if sys.stderr.isatty():
-                    _show(f"{title}: {now - started:.0f} s  {_last_line(log)}")
-                elif now - reported >= HEARTBEAT_SECONDS:
-                    _say(f"{title}: {now - started:.0f} s  {_last_line(log)}")
-                    reported = now
-        except BaseException:
-            # An interrupt reaches the child too; it writes its checkpoint and ends by itself.
-            process.terminate()
-            process.wait()
-            raise
-    if process.returncode:
-        raise PhaseError(
-            f"{title} failed with status {process.returncode}; its last lines:\n{tail(log)}\n"
-            f"The whole output is in {log}. Mend the cause and run the same command again: "
-            "finished phases are not repeated."
-        )
-
-
-def _runs(process: subprocess.Popen) -> bool:
-    """Wait a moment; whether it still runs."""
-    try:
-        process.wait(POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> str:
@@ -139,12 +190,5 @@ def _last_line(log: Path) -> str:
     return lines[-1].strip()[:100] if lines else ""
 
 
-def _show(line: str) -> None:
-    sys.stderr.write(f"\r\x1b[2K{line[:150]}")
-    sys.stderr.flush()
-
-
 def _say(line: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[2K")
-    print(line, file=sys.stderr, flush=True)
+    print(line[:200], file=sys.stderr, flush=True)

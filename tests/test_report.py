@@ -7,7 +7,7 @@ import pytest
 from tensorboardX import SummaryWriter
 
 from synctalklip.errors import SyncTalklipError
-from synctalklip.phases import PhaseError, run_phases, tail
+from synctalklip.phases import Phase, PhaseError, elapsed, run_phases, tail
 from synctalklip.report import describe_machine, plot_curves, read_curves, write_report
 
 
@@ -67,6 +67,36 @@ def test_a_damaged_state_is_named(root):
     (root / "out" / "state.json").write_text("[{")
     with pytest.raises(SyncTalklipError, match=r"state\.json: is damaged"):
         run_phases({"first": "note.py a"}, root / "out", root)
+
+
+def test_independent_phases_run_side_by_side_and_the_rest_waits(root):
+    (root / "meet.py").write_text(
+        "import pathlib, sys, time\n"
+        "me, other = sys.argv[1:]\n"
+        "pathlib.Path(me).touch()\n"
+        "for _ in range(200):\n"
+        "    if pathlib.Path(other).exists(): break\n"
+        "    time.sleep(0.05)\n"
+        "else: sys.exit(f'{other} never came')\n"
+    )
+    commands = {"a": "meet.py a b", "b": "meet.py b a", "last": "note.py last"}
+    done = run_phases(commands, root / "out", root, needs={"b": []}, at_once=2)
+    assert [phase.name for phase in done] == ["a", "b", "last"]
+    ends = [phase.started + phase.seconds for phase in done]
+    assert done[1].started < ends[0]
+    assert done[2].started >= max(ends[:2])
+
+
+def test_a_changed_command_spares_what_does_not_need_it(root):
+    commands = {"first": "note.py a", "second": "note.py b", "apart": "note.py c"}
+    run_phases(commands, root / "out", root, needs={"apart": []})
+    run_phases({**commands, "first": "note.py A"}, root / "out", root, needs={"apart": []})
+    assert calls(root) == ["a", "b", "c", "A", "b"]
+
+
+def test_elapsed_counts_time_side_by_side_once():
+    phases = [Phase("a", "", 0.0, 10.0), Phase("b", "", 5.0, 10.0), Phase("c", "", 100.0, 1.0)]
+    assert elapsed(phases) == 16.0
 
 
 def test_tail_shows_the_last_state_of_a_progress_bar(tmp_path):

@@ -155,9 +155,7 @@ def normalize_roi(
         crop = (round((height - CROP_SIZE) / 2), round((width - CROP_SIZE) / 2))
     top, left = crop
     if not (0 <= top <= height - CROP_SIZE and 0 <= left <= width - CROP_SIZE):
-        raise ValueError(
-            f"a window of {CROP_SIZE} at ({top}, {left}) leaves the {height}x{width} mouth region"
-        )
+        raise ValueError(f"a window of {CROP_SIZE} at ({top}, {left}) leaves the {height}x{width} mouth region")
     window = rois[..., top : top + CROP_SIZE, left : left + CROP_SIZE]
     if flip:
         window = window.flip(-1)
@@ -168,9 +166,7 @@ def normalize_roi(
 def _as_signal(wave: Wave) -> Tensor:
     signal = torch.as_tensor(wave)
     if signal.ndim != 1 or signal.numel() == 0:
-        raise SyncTalklipError(
-            f"the sound has shape {tuple(signal.shape)}: one channel with samples is needed"
-        )
+        raise SyncTalklipError(f"the sound has shape {tuple(signal.shape)}: one channel with samples is needed")
     is_float = signal.is_floating_point()
     signal = signal.float()
     if is_float and not torch.isfinite(signal).all():
