@@ -1,0 +1,76 @@
+"""The whole pipeline in miniature, through the scripts: raw video in, a table and a talking face out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from synctalklip.data.manifest import read_manifest
+from synctalklip.data.media import probe
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+TINY_FAIRSEQ = "fairseq.optimization.max_update=2 fairseq.dataset.max_tokens=150"
+BEST = "checkpoints/checkpoint_best.pt"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """An empty folder in which every command is run, as in a fresh clone."""
+    return tmp_path_factory.mktemp("end_to_end")
+
+
+def run(workplace, command):
+    name, *arguments = command.split()
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments], cwd=workplace, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def test_from_nothing_to_a_table_and_a_video(workplace):
+    out = workplace / "outputs"
+    run(workplace, "make_corpus clips.train=6 clips.val=2 clips.test=2 identities=2")
+    run(workplace, "prepare")
+    assert len(read_manifest(workplace / "data/prepared/synthetic")) == 10
+    run(workplace, "train_tokenizer")
+    run(workplace, "cluster clusters=5")
+    run(workplace, f"train_avsyncnet experiment=avsyncnet/pretrain_tiny run.name=pretrain {TINY_FAIRSEQ}")
+    start = f"init_from={out}/pretrain/{BEST}"
+    run(workplace, f"train_avsyncnet experiment=avsyncnet/finetune_tiny run.name=expert {start} {TINY_FAIRSEQ}")
+    run(workplace, f"train_avsyncnet experiment=avsyncnet/reader_tiny run.name=reader {TINY_FAIRSEQ}")
+    run(workplace, "train_syncnet run.name=syncnet train.steps=2 train.batch_size=2 train.frames=20")
+    run(
+        workplace,
+        f"train_generator experiment=generator/tiny run.name=generator expert.path={out}/expert/{BEST} trainer.steps=2",
+    )
+    generator = out / "generator/checkpoints/generator.pt"
+    judges = f"syncnet.path={out}/syncnet/syncnet.pt reader.path={out}/reader/{BEST}"
+    for name, generated in {"truth": "ground_truth", "still": "still_mouth", "model": generator}.items():
+        run(workplace, f"evaluate run.name={name} generated={generated} {judges}")
+    table = run(workplace, f"table runs=[{out}/truth,{out}/still,{out}/model]")
+    assert all(column in table for column in ("PSNR", "SSIM", "LSE-D", "LSE-C", "WER"))
+    assert (out / "model/strip.png").stat().st_size > 0
+
+    clip, other = read_manifest(workplace / "data/prepared/synthetic", "test")
+    run(workplace, f"generate video={clip.source} audio={other.source} output=said.mp4 checkpoint={generator}")
+    video, speech = probe(workplace / "said.mp4"), probe(workplace / other.source)
+    assert (video.width, video.height, video.fps) == (160, 160, 25)
+    assert abs(video.duration - speech.duration) < 0.1
+    assert json.loads((workplace / "said.mp4.json").read_text())["generated"] is True
+
+
+def test_the_supervisor_may_not_judge(workplace):
+    out = workplace / "outputs"
+    command = [
+        sys.executable,
+        str(SCRIPTS / "evaluate.py"),
+        "run.name=cheat",
+        f"generated={out}/generator/checkpoints/generator.pt",
+        f"reader.path={out}/expert/{BEST}",
+    ]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "supervised" in done.stderr
