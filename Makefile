@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # Short tests gain nothing from two threads each when two of them run side by side.
 WORKERS ?= 2
 
-.PHONY: help install demo grid test test-slow lint format benchmark clean
+.PHONY: help install demo grid test lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,13 +28,10 @@ demo: $(INSTALLED) ## The whole pipeline on the embedded corpus -> outputs/demo/
 
 grid: $(INSTALLED) ## The same on real people: make grid GRID=folder-of-the-GRID-corpus
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid GRID=..."; exit 1; }
-	$(RUN) scripts/demo.py demo=grid data.root=$(GRID)
+	$(RUN) scripts/demo.py demo=grid 'data.root="$(GRID)"'
 
 test: $(INSTALLED) ## The test suite (at most 10 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m "not slow"
-
-test-slow: $(INSTALLED) ## The tests that take minutes each
-	$(RUN) -m pytest -m slow
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 lint: $(INSTALLED) ## Check style and the order of imports
 	$(RUN) -m ruff check .
@@ -44,8 +41,5 @@ format: $(INSTALLED) ## Mend what `make lint` finds, where a tool can
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-benchmark: $(INSTALLED) ## Speed as ratios against naive forms, measured now
-	$(RUN) scripts/benchmark.py
-
-clean: ## Remove the outputs and the embedded corpus, keep .venv and checkpoints
-	rm -rf outputs data/synthetic data/prepared
+clean: ## Remove what `make demo` made: its outputs and the embedded corpus
+	rm -rf outputs/demo data/synthetic data/prepared/synthetic

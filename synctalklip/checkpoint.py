@@ -2,17 +2,20 @@
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from synctalklip.errors import SyncTalklipError
 
 PLAIN = (type(None), bool, int, float, str, bytes, torch.Tensor)
+
+
+# How Python, torch and safetensors report a disk that takes no more.
+REFUSED_WRITES = (OSError, RuntimeError, SafetensorError)
 
 
 class CheckpointError(SyncTalklipError):
@@ -26,18 +29,17 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
         SyncTalklipError: the disk refused the file; what stood at `path` before still stands.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    part = Path(name)
+    # One name, so that runs that are killed again and again leave one part behind and not many.
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
-        part.chmod(0o644)
         part.replace(path)
-    except OSError as error:
-        raise SyncTalklipError(f"{path}: cannot be written ({error.strerror or error}): free some space") from error
+    except REFUSED_WRITES as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise SyncTalklipError(f"{path}: cannot be written ({reason}): free some space") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             part.unlink()
 
 

@@ -93,7 +93,7 @@ class AVDistance(nn.Module):
     def _project(self, audio: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         audio, video = self._unit(audio.float()), self._unit(video.float())
         if self.head == "audio_linear":
-            audio = self._unit(self.audio_linear(audio))
+            audio = self._unit(self.audio_linear(audio.to(self.audio_linear.weight.dtype)).float())
         if self.head == "positive":
             weights = self.coordinate_logits.softmax(0) * len(self.coordinate_logits)
             audio, video = audio * weights, video * weights

@@ -150,7 +150,7 @@ def run_phases(
             for phase in running:
                 phase.report()
     finally:
-        # After an error or an interrupt the others write their checkpoints and end.
+        # After an error or an interrupt the others end too; they go on from their last checkpoint.
         for phase in running:
             phase.process.terminate()
         for phase in running:

@@ -1,5 +1,7 @@
 """Real media files for tests: odd rates, rotated, late sound, broken, and clips with a real face in them."""
 
+import contextlib
+import resource
 from fractions import Fraction
 from pathlib import Path
 
@@ -121,3 +123,14 @@ def lrs_corpus(root: Path, clips: dict[str, tuple[str, list[np.ndarray], np.ndar
     for listed in ("train", "val", "test"):
         (root / f"{listed}.txt").touch()
     return root
+
+
+@contextlib.contextmanager
+def full_disk():
+    """Files cannot grow beyond 20 kB, as on a disk that runs full while it is written to."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)

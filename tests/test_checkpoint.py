@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from media_factory import full_disk
 
 from synctalklip import checkpoint
 from synctalklip.checkpoint import CheckpointError
@@ -38,6 +39,21 @@ def test_failed_write_keeps_the_old_file(tmp_path):
         checkpoint.write_atomically(path, full_disk)
     assert checkpoint.load(path) == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_full_disk_is_one_sentence_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "c.pt"
+    checkpoint.save(path, {"step": 1})
+    with full_disk(), pytest.raises(SyncTalklipError, match=r"c\.pt: cannot be written .*free some space"):
+        checkpoint.save(path, {"step": 2, "w": torch.randn(100_000)})
+    assert checkpoint.load(path) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_file_in_the_place_of_a_folder_is_one_sentence(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(SyncTalklipError, match="cannot be written"):
+        checkpoint.save(tmp_path / "run" / "c.pt", {"step": 1})
 
 
 def test_missing_cut_short_and_other_kinds_are_named(tmp_path):

@@ -52,7 +52,8 @@ class FairseqClips(FairseqDataset):
         return len(self.clips)
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        return self.clips.collate(samples)
+        # fairseq evens out the shards of several GPUs with empty batches.
+        return self.clips.collate(samples) if samples else {}
 
     def num_tokens(self, index: int) -> int:
         return int(self.sizes[index])

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from synctalklip import checkpoint
 from synctalklip.errors import SyncTalklipError
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,11 @@ def complete_sizes(node: DictConfig) -> None:
         raise ConfigError("fine-tuning needs a tokenizer: make one with scripts/train_tokenizer.py")
     node.model.vocab_size = Tokenizer.load(node.task.tokenizer).size
     node.model.ctc = node.criterion.lambda_ctc > 0
+    if node.criterion.freeze_updates and not node.model.init_from:
+        raise ConfigError(
+            "fairseq.criterion.freeze_updates keeps an encoder of random weights: give init_from=<checkpoint>, or set "
+            "it to 0"
+        )
 
 
 def repair_last_checkpoint(folder: str | Path) -> None:
@@ -170,6 +176,11 @@ def train(cfg: DictConfig) -> Path:
     repair_last_checkpoint(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(node, folder.parent / "fairseq.yaml")
+    limit = node.optimization.max_update
+    if limit and (folder / "checkpoint_last.pt").exists() and summary(folder)["updates"] >= limit:
+        # fairseq would make one update more before it looks at its limit.
+        logger.info("the run has all its %d updates already", limit)
+        return folder
     call_main(node, _train_in_process)
     return folder
 
@@ -189,8 +200,6 @@ def _train_in_process(node: DictConfig) -> None:
 
 def summary(folder: str | Path) -> dict[str, Any]:
     """Updates and best validation metric of a checkpoint folder, for reports."""
-    from synctalklip import checkpoint
-
     state = checkpoint.load(Path(folder) / "checkpoint_last.pt")
     return {
         "updates": state["optimizer_history"][-1]["num_updates"],

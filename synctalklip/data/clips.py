@@ -3,6 +3,7 @@
 T video frames at 25 Hz.
 """
 
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,8 +74,12 @@ class ClipReader:
 
     def _track(self, index: int) -> dict[str, np.ndarray]:
         def read(clip: Clip) -> dict[str, np.ndarray]:
-            with np.load(clip.track) as stored:
-                return {name: _of_length(clip, clip.track, stored[name]) for name in ("boxes", "matrices")}
+            try:
+                with np.load(clip.track) as stored:
+                    arrays = {name: stored[name] for name in ("boxes", "matrices")}
+            except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+                raise ManifestError(f"{clip.track}: is damaged; delete it and run scripts/prepare.py again") from error
+            return {name: _of_length(clip, clip.track, array) for name, array in arrays.items()}
 
         return self._get("track", index, read)
 
@@ -82,6 +87,7 @@ class ClipReader:
 def _of_length(clip: Clip, file: Any, array: np.ndarray) -> np.ndarray:
     if len(array) != clip.frames:
         raise ManifestError(
-            f"{file}: holds {len(array)} frames, the manifest says {clip.frames}; run scripts/prepare.py again"
+            f"{file}: holds {len(array)} frames, the manifest says {clip.frames}; delete it and run "
+            "scripts/prepare.py again"
         )
     return array

@@ -118,12 +118,9 @@ class VideoWriter:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             part = stack.enter_context(written_whole(self.path))
-            try:
-                # Through a Python file every refused write is seen, also the last one.
-                file = stack.enter_context(open(part, "wb"))
-                self._container = av.open(file, "w", format=_container(self.path))
-            except ValueError as error:
-                raise MediaError(f"{self.path}: no such kind of video file ({error}); end the name in .mp4") from None
+            # Through a Python file every refused write is seen, also the last one.
+            file = stack.enter_context(open(part, "wb"))
+            self._container = av.open(file, "w", format=_container(self.path))
             self._container.metadata.update(self._metadata)
             self._add_streams()
             self._resources = stack.pop_all()
@@ -190,8 +187,17 @@ class VideoWriter:
 def _container(path: Path) -> str:
     names = {".mkv": "matroska", ".mov": "mov", ".mp4": "mp4", ".avi": "avi"}
     if path.suffix.lower() not in names:
-        raise ValueError(f"suffix {path.suffix!r} is not one of {', '.join(names)}")
+        raise MediaError(f"{path}: {path.suffix!r} is no kind of video file to write; end it in {', '.join(names)}")
     return names[path.suffix.lower()]
+
+
+def assert_writable_kind(path: str | Path) -> None:
+    """Check the name of a video before the work that fills it.
+
+    Raises:
+        MediaError: its suffix names no container that can be written.
+    """
+    _container(Path(path))
 
 
 def _checked_wave(wave: np.ndarray, path: Path) -> np.ndarray:

@@ -80,7 +80,9 @@ def lrs2(root: str | Path | None, lists: Mapping[str, Sequence[str]]) -> list[So
             raise LayoutError(
                 f"{file}: the list of split {split} is missing; data.root must be the folder that holds it"
             )
-        for line in file.read_text(encoding="utf-8").splitlines():
+        if not (root / folder).is_dir():
+            raise LayoutError(f"{root / folder}: no such folder; data.root must hold the lists and {folder}/")
+        for line in _text(file).splitlines():
             if line.strip():
                 path = root / folder / line.split()[0]
                 # The clips of `main` carry the names that the lists and the literature use.
@@ -195,12 +197,18 @@ def _grid_align(root: Path, file: Path) -> tuple[str, str]:
 def _grid_table(file: Path) -> dict[tuple[str, str], str]:
     if not file.is_file():
         return {}
-    with open(file, encoding="utf-8", newline="") as stream:
-        try:
-            rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-            return {(row["speaker"], row["id"]): row["transcript"] or "" for row in rows}
-        except KeyError as error:
-            raise LayoutError(f"{file}: has no column {error}; speaker, id and transcript are needed") from None
+    try:
+        rows = csv.DictReader(_text(file).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+        return {(row["speaker"], row["id"]): row["transcript"] or "" for row in rows}
+    except KeyError as error:
+        raise LayoutError(f"{file}: has no column {error}; speaker, id and transcript are needed") from None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{file}: is no UTF-8 text ({error.reason}, byte {error.start}); convert it") from None
 
 
 def _checked_root(root: str | Path | None) -> Path:

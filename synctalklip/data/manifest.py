@@ -91,11 +91,14 @@ def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
     write_jsonl(path, (record(clip) for clip in sorted(clips, key=lambda clip: clip.id)))
 
 
-def _parse(line: str, root: Path) -> Clip:
+def _parse(line: bytes, root: Path) -> Clip:
     record = json.loads(line)
     if not isinstance(record, dict):
         raise ValueError("is no JSON object")
     clip = Clip(**record, root=root)
+    for name in ("id", "split", "text", "speaker", "source", "roi_mode"):
+        if not isinstance(getattr(clip, name), str):
+            raise ValueError(f"has {name}={getattr(clip, name)!r}, a text is needed")
     if not clip.id or clip.split not in SPLITS:
         raise ValueError(f"has id {clip.id!r} and split {clip.split!r}; the split is one of {', '.join(SPLITS)}")
     for name in ("frames", "samples"):
@@ -124,7 +127,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Clip]:
     if not path.is_file():
         raise ManifestError(f"{path}: there is no such manifest; run scripts/prepare.py first")
     clips: dict[str, Clip] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
         try:

@@ -191,6 +191,10 @@ def prepare_clip(clip: SourceClip, prepared: Path, settings: Settings, detector:
             f"{clip.video}: the face is seen in {track.share:.0%} of the frames, {settings.min_detected:.0%} are needed"
         )
     wave = wave[: frames * media.SAMPLE_RATE // media.FPS]
+    if len(wave) < media.SAMPLE_RATE // 40:
+        raise SyncTalklipError(
+            f"{clip.audio or clip.video}: has {len(wave)} samples of sound, one window of 25 ms is needed"
+        )
     outputs = output_paths(prepared, clip.id)
     media.write_wav(outputs["audio"], wave)
     _write_crops(clip.video, track, outputs, settings.crf)

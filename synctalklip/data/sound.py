@@ -44,7 +44,7 @@ def read_audio(path: str | Path, sample_rate: int | None = SAMPLE_RATE) -> np.nd
         total = max(start + len(piece) for start, piece in pieces)
         total = _without_padding(total, container, stream, origin, sample_rate)
     if total <= 0:
-        raise MediaError(f"{path}: the sound ends before the video begins; mux the file again")
+        raise MediaError(f"{path}: holds no sound from the first video frame on; record or mux the file again")
     sound = np.zeros(total, np.int16)
     for start, piece in pieces:
         piece = piece[max(0, -start) :][: max(0, total - max(0, start))]
@@ -77,7 +77,9 @@ def _sound_pieces(
 
     def piece() -> tuple[int, np.ndarray]:
         parts.extend(resampler.resample(None))
-        return round(start * sample_rate), np.concatenate([part.to_ndarray()[0] for part in parts])
+        # A sound of a few samples may leave the resampler without a part.
+        runs = [np.zeros(0, np.int16), *(part.to_ndarray()[0] for part in parts)]
+        return round(start * sample_rate), np.concatenate(runs)
 
     for frame in frames:
         stamp = frame.pts * frame.time_base if frame.pts is not None else None

@@ -38,14 +38,14 @@ def read_jobs(path: str | Path, options: Options) -> list[Job]:
     if not path.is_file():
         raise SyncTalklipError(f"{path}: there is no such list of jobs")
     jobs: dict[Path, Job] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
             video, audio, output = (path.parent / entry.pop(key) for key in KEYS)
             job = Job(video, audio, output, options.replace(**entry))
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise SyncTalklipError(
                 f"{path}, line {number}: is no job ({error}); write an object with {', '.join(KEYS)}"
             ) from error

@@ -58,6 +58,8 @@ class AudioEncoder(nn.Module):
         for module in self._trained:
             module.requires_grad_(True)
         self.w2v_model.feature_extractor_video.requires_grad_(False)
+        # Of pre-training only; distributed training refuses parameters that no step uses.
+        self.w2v_model.mask_emb.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "AudioEncoder":
@@ -80,10 +82,27 @@ class TalkingFaceGenerator(UNetGenerator):
     Args:
         encoder: sizes of the audio encoder; they set D.
         roi_mode: how the mouth ROIs of its training were cut, stored and compared on loading.
-        sizes: the other arguments of `UNetGenerator`.
+        width: this and the following, see `UNetGenerator`.
     """
 
-    def __init__(self, encoder: AVHubertConfig, roi_mode: str, **sizes: Any):
+    def __init__(
+        self,
+        encoder: AVHubertConfig,
+        roi_mode: str,
+        *,
+        width: float,
+        least_channels: int,
+        residuals: str,
+        output: str,
+        speech: str,
+    ):
+        sizes = {
+            "width": width,
+            "least_channels": least_channels,
+            "residuals": residuals,
+            "output": output,
+            "speech": speech,
+        }
         super().__init__(encoder.encoder_embed_dim, **sizes)
         self.audio_encoder = AudioEncoder(encoder)
         self.sizes = sizes

@@ -182,7 +182,9 @@ class Objective:
 
 
 def _cosines(audio: Tensor, video: Tensor) -> Tensor:
-    return nn.functional.normalize(audio, dim=-1) @ nn.functional.normalize(video, dim=-1).T
+    # Outside autocast: half precision rounds a cosine by more than the temperature forgives.
+    with torch.autocast(audio.device.type, enabled=False):
+        return nn.functional.normalize(audio, dim=-1) @ nn.functional.normalize(video, dim=-1).T
 
 
 TERMS: dict[str, Callable[[Objective, Painted], Tensor]] = {

@@ -1,7 +1,7 @@
 """Optimisers and learning rates of stage 2; the rate is a function of the step, so a resumed run needs no state."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -29,6 +29,20 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Learning rates of all groups: their own, times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+def settings_of(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What the configuration says of each group: everything but its parameters."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def set_settings(optimizer: Optimizer, settings: Sequence[Mapping[str, Any]]) -> None:
+    """Put the configured settings back after a state was loaded, which brings those of the run that wrote it.
+
+    A learning rate that was lowered after a divergence counts; only the moments come from the file.
+    """
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, decay: str, floor: float) -> float:

@@ -59,6 +59,12 @@ class Options:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise SyncTalklipError(f"{name}={getattr(self, name)}: choose {' or '.join(allowed)}")
+        numbers = [field.name for field in fields(self) if field.type in (int, float, "int", "float")]
+        for name in numbers:
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
+                raise SyncTalklipError(f"{name}={getattr(self, name)}: must be a number")
+        if not 0 <= self.crf <= 51:
+            raise SyncTalklipError(f"crf={self.crf}: choose 0 to 51")
         for name in ("still_fps", "batch_size", "speech_chunk", "speech_context", "buffer_mb"):
             if getattr(self, name) <= 0:
                 raise SyncTalklipError(f"{name}={getattr(self, name)}: must be above 0")

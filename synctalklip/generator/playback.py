@@ -70,7 +70,10 @@ class Playback:
     def _seek(self, start: int, stop: int) -> list[np.ndarray] | None:
         """Frames start..stop-1 by a jump to a key frame before them; None where that cannot be trusted."""
         with av.open(str(self.path)) as container:
-            stream = container.streams.video[0]
+            # What the frames of these carry is not when they are shown.
+            if container.format.name in ("avi", "mpeg"):
+                return None
+            stream = media.first_video(container)
             origin = next(container.decode(stream)).pts
             if origin is None:
                 return None

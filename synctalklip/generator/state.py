@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from synctalklip.checkpoint import CheckpointError
+from synctalklip.checkpoint import REFUSED_WRITES, CheckpointError
 from synctalklip.errors import SyncTalklipError
 
 STATE_FILE = "state.json"
@@ -44,9 +44,10 @@ class StateFolder:
                 self.path.rename(self._old)
             self._new.rename(self.path)
             shutil.rmtree(self._old, ignore_errors=True)
-        except OSError as error:
+        except REFUSED_WRITES as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise SyncTalklipError(
-                f"{self.path}: cannot be written ({error.strerror or error}): free some space and run again"
+                f"{self.path}: cannot be written ({reason}): free some space and run again"
             ) from error
 
     def read(self) -> dict[str, Any] | None:

@@ -133,6 +133,9 @@ def synthesize(
         SyncTalklipError: a file that cannot be read, holds no sound or shows no face.
     """
     started = perf_counter()
+    if Path(output).resolve() in (Path(video).resolve(), Path(audio).resolve()):
+        raise SyncTalklipError(f"{output}: is an input too and would be lost; name another output")
+    media.assert_writable_kind(output)
     wave = media.read_audio(audio)
     fps = media.as_rate(media.probe(video).fps or options.still_fps)
     spoken = output_frames(len(wave), fps)

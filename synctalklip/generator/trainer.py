@@ -26,7 +26,7 @@ from synctalklip.generator.discriminator import Discriminator, readonly
 from synctalklip.generator.loaders import StageTwoData
 from synctalklip.generator.model import TalkingFaceGenerator, save_generator
 from synctalklip.generator.objective import Objective, Painted
-from synctalklip.generator.optim import adam, learning_rate_factor, set_learning_rate
+from synctalklip.generator.optim import adam, learning_rate_factor, set_learning_rate, set_settings, settings_of
 from synctalklip.generator.panels import sample_panel, write_panel
 from synctalklip.generator.state import StateFolder
 from synctalklip.generator.unet import UPPER_ROWS, generator_input, to_unit
@@ -222,6 +222,8 @@ class Trainer:
         for number, cpu_batch in enumerate(self.data.loader("valid")):
             batch = self._to_device(cpu_batch)
             painted = self.paint(batch)
+            # The limit is for training; validation looks at every clip.
+            painted.clips = None
             with self.accelerator.autocast():
                 scalars = self.objective.terms(painted)
             # Inference pastes the painted half alone, so pictures are measured as it shows them.
@@ -255,16 +257,19 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What a state must agree with to be gone on from."""
-        return {"data": self.data.key(), **{key: dict(self.config[key]) for key in ("generator", "discriminator")}}
+        sizes = {key: dict(self.config[key]) for key in ("generator", "discriminator")}
+        trainable = {key: self.config["audio_encoder"][key] for key in ("trainable", "layers")}
+        return {"data": self.data.key(), "expert": self.expert_sha256, "audio_encoder": trainable, **sizes}
 
     def save(self) -> None:
         """Write the state for resuming and the generator for use."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             state = {"step": self.step, "run": self._identity()}
-            self.folder.write(lambda path: self.accelerator.save_state(str(path)), state)
             path = self.output / "checkpoints" / "generator.pt"
             save_generator(path, self.generator, self.step, self.expert_sha256)
+            # Last: a finished state promises that the generator stands.
+            self.folder.write(lambda path: self.accelerator.save_state(str(path)), state)
 
     def resume(self) -> None:
         """Go on from the saved state where there is one."""
@@ -277,6 +282,10 @@ class Trainer:
                 f"{self.folder.path}: belongs to a run with another {' and '.join(differing)} (or seed); choose "
                 "another run.name, or delete the folder to start anew"
             )
+        optimizers = (self.g_optimizer, self.d_optimizer)
+        configured = [settings_of(optimizer) for optimizer in optimizers]
         self.accelerator.load_state(str(self.folder.path))
+        for optimizer, settings in zip(optimizers, configured):
+            set_settings(optimizer, settings)
         self.step = state["step"]
         log.info("going on from step %d of %s", self.step, self.folder.path)

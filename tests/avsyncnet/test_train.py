@@ -118,6 +118,9 @@ def test_killed_and_resumed_equals_straight(prepared, tmp_path):
     assert 0 < done < 9
     resumed = train(configure(prepared, tmp_path / "killed", *options))
     assert summary(resumed)["updates"] == summary(straight)["updates"] == 9
+    before = checkpoint.file_hash(last)
+    train(configure(prepared, tmp_path / "killed", *options))
+    assert checkpoint.file_hash(last) == before, "a finished run must not train on"
     one, other = weights(straight / "checkpoint_last.pt"), weights(resumed / "checkpoint_last.pt")
     assert list(one) == list(other)
     assert all(torch.equal(one[name], other[name]) for name in one)

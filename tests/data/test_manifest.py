@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import Clip, ManifestError, read_manifest, write_manifest
 
 
@@ -20,8 +22,8 @@ def prepared(tmp_path):
 
 
 def append(folder, line):
-    with open(folder / "manifest.jsonl", "a") as stream:
-        stream.write(line + "\n")
+    with open(folder / "manifest.jsonl", "ab") as stream:
+        stream.write((line.encode() if isinstance(line, str) else line) + b"\n")
 
 
 def test_round_trip_is_sorted_and_filtered(prepared):
@@ -35,6 +37,9 @@ def test_round_trip_is_sorted_and_filtered(prepared):
     ("line", "reason"),
     [
         ("{not json", "line 3"),
+        (b'{"id": "\xff"}', "utf-8"),
+        (json.dumps({"id": ["c"], "split": "train", "frames": 1, "samples": 1}), "id=['c']"),
+        (json.dumps({"id": "c", "split": "train", "frames": 1, "samples": 1, "text": None}), "text=None"),
         ("[1]", "no JSON object"),
         (json.dumps({"id": "c", "split": "train"}), "frames"),
         (json.dumps({"id": "c", "split": "dev", "frames": 1, "samples": 1}), "split 'dev'"),
@@ -62,3 +67,24 @@ def test_no_manifest_and_empty_split(prepared, tmp_path):
         read_manifest(tmp_path / "elsewhere")
     with pytest.raises(ManifestError, match="no clip of split valid"):
         read_manifest(prepared, "valid")
+
+
+def write_track(clip, frames):
+    np.savez(clip.track, boxes=np.zeros((frames, 4)), matrices=np.zeros((frames, 2, 3)))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"garbage"])
+def test_damaged_track_is_named(prepared, content):
+    clips = read_manifest(prepared)
+    clips[0].track.write_bytes(content)
+    with pytest.raises(ManifestError, match=r"tracks/a/1\.npz: is damaged; delete it"):
+        ClipReader(clips).boxes(0)
+
+
+def test_file_of_another_length_than_the_manifest_says_is_named(prepared):
+    clips = read_manifest(prepared)
+    write_track(clips[0], 3)
+    assert ClipReader(clips).boxes(0).shape == (3, 4)
+    write_track(clips[0], 4)
+    with pytest.raises(ManifestError, match="holds 4 frames, the manifest says 3"):
+        ClipReader(clips).matrices(0)

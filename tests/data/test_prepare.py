@@ -59,6 +59,7 @@ def corpus(tmp_path_factory):
             "bob/no_face": ("train", [picture((240, 220))] * 6, tone(0.24), "LAY GREEN"),
             "bob/face_leaves": ("train", hidden, tone(0.48), "LAY GREEN"),
             "bob/one_frame": ("train", face[:1], tone(0.48), "LAY GREEN"),
+            "bob/click": ("train", face, tone(0.02), "LAY GREEN"),
         },
     )
     whole = (root / "main/ann/good.mp4").read_bytes()
@@ -79,7 +80,7 @@ def prepared(corpus, tmp_path_factory):
 
 def test_good_clips_are_complete(prepared, corpus):
     folder, counts = prepared
-    assert (counts.prepared, counts.kept, counts.rejected, counts.frames) == (3, 0, 9, 36)
+    assert (counts.prepared, counts.kept, counts.rejected, counts.frames) == (3, 0, 10, 36)
     clips = read_manifest(folder)
     assert [clip.id for clip in clips] == ["ann/good", "ann/long_sound", "bob/short_sound"]
     assert [clip.split for clip in clips] == ["train", "train", "test"]
@@ -122,6 +123,7 @@ def test_bad_clips_are_rejected_with_their_reason(prepared, corpus):
         "bob/no_face": "no face was found in 6 frames",
         "bob/face_leaves": "seen in 33% of the frames",
         "bob/one_frame": "has 1 frames, at least 5",
+        "bob/click": "one window of 25 ms is needed",
         "bob/cut": "cut short",
         "bob/gone": "there is no such file",
     }
@@ -137,7 +139,7 @@ def test_a_second_run_keeps_everything(prepared, corpus):
     before = hashes(folder)
     stamps = {path: path.stat().st_mtime_ns for path in (folder / "faces").rglob("*.mp4")}
     counts = prepare(select(lrs2(corpus, LISTS), None, None), folder, SETTINGS, FACE, workers=1)
-    assert (counts.prepared, counts.kept, counts.rejected) == (0, 3, 9)
+    assert (counts.prepared, counts.kept, counts.rejected) == (0, 3, 10)
     assert hashes(folder) == before
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
@@ -278,6 +280,10 @@ def test_grid_layout_as_distributed(tmp_path):
 def test_lrs_layouts(tmp_path):
     (tmp_path / "train.txt").write_text("6330/00001\n\n6330/00002 NF\n")
     (tmp_path / "pretrain.txt").write_text("5535/00001\n")
+    with pytest.raises(LayoutError, match="must hold the lists and main/"):
+        lrs2(tmp_path, {"train": ("main", "train")})
+    (tmp_path / "main").mkdir()
+    (tmp_path / "pretrain").mkdir()
     clips = lrs2(tmp_path, {"train": ("main", "train"), "pretrain": ("pretrain", "train")})
     assert [clip.id for clip in clips] == ["6330/00001", "6330/00002", "pretrain/5535/00001"]
     assert clips[0].video == tmp_path / "main/6330/00001.mp4"
@@ -285,6 +291,7 @@ def test_lrs_layouts(tmp_path):
     with pytest.raises(LayoutError, match=r"val\.txt: the list of split valid is missing"):
         lrs2(tmp_path, {"val": ("main", "valid")})
 
+    (tmp_path / "pretrain").rmdir()
     for n in range(5):
         touch(tmp_path / "trainval" / "abc" / f"5000{n}.mp4", tmp_path / "trainval" / "abc" / f"5000{n}.txt")
     touch(tmp_path / "test" / "xyz" / "00001.mp4")

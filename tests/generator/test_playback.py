@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import islice
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -35,6 +36,23 @@ def test_order_is_the_same_whatever_fits_into_memory(tmp_path, suffix, fps, budg
     playback = Playback(video, media.as_rate(fps), 100, budget_frames * SIZE[0] * SIZE[1] * 3)
     got = numbers(islice(playback.play(), 420), video)
     assert got == [ping_pong(index, 100) for index in range(420)]
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".avi", "libx264"), (".mpg", "mpeg1video")])
+def test_containers_whose_stamps_are_not_those_of_single_frames(tmp_path, suffix, codec):
+    video = tmp_path / f"video{suffix}"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        for index, frame in enumerate(numbered(80)):
+            picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
+            picture.pts = index
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    forwards = media.read_video(video, 25)
+    order = [ping_pong(index, 80) for index in range(160)]
+    got = list(islice(Playback(video, Fraction(25), 80, 9 * forwards[0].nbytes).play(), 160))
+    np.testing.assert_array_equal(got, forwards[order])
 
 
 def test_backwards_equals_forwards_pixel_by_pixel(tmp_path):

@@ -236,11 +236,23 @@ def test_bad_inputs_are_named_and_leave_no_file(make):
         (dark, audio, r"dark\.mp4: no face was found"),
         (make.folder / "gone.mp4", audio, "no such file"),
         (audio, audio, "no video track"),
+        (output, audio, "is an input too"),
+        (video, output, "is an input too"),
     ]:
         with pytest.raises(SyncTalklipError, match=reason):
             synthesize(ToyModel(), wrong_video, wrong_audio, output, OPTIONS, ToyFaces())
         assert not output.exists()
         assert not sidecar_of(output).exists()
+
+
+def test_kind_of_the_output_is_checked_before_the_work(make):
+    make(fades(3), silence(1))
+    finder = ToyFaces()
+    finder.detect = None
+    with pytest.raises(SyncTalklipError, match=r"new\.webm: '\.webm' is no kind of video file"):
+        synthesize(
+            ToyModel(), make.folder / "video.mp4", make.folder / "speech.wav", make.folder / "new.webm", OPTIONS, finder
+        )
 
 
 def test_identity_rules():
@@ -255,7 +267,10 @@ def test_identity_rules():
         module.identity_frame(0, landmarks, painted)
 
 
-@pytest.mark.parametrize("change", [{"tail": "loop"}, {"sampling": "cubic"}, {"batch_size": 0}, {"tial": "cut"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"tail": "loop"}, {"sampling": "cubic"}, {"batch_size": 0}, {"batch_size": "x"}, {"crf": 60}, {"tial": "cut"}],
+)
 def test_wrong_options_are_named(change):
     with pytest.raises(SyncTalklipError, match=next(iter(change))):
         Options.default(**change)
@@ -272,7 +287,9 @@ def tiny_generator():
         conv_pos=8,
         conv_pos_groups=2,
     )
-    return TalkingFaceGenerator(config, width=0.1, least_channels=4, residuals="few", roi_mode="landmark").eval()
+    return TalkingFaceGenerator(
+        config, width=0.1, least_channels=4, residuals="few", output="paint", speech="bottleneck", roi_mode="landmark"
+    ).eval()
 
 
 def test_photograph_with_the_real_model_and_finder(tmp_path):

@@ -211,7 +211,7 @@ def test_terms_without_weight_are_not_computed(configure, monkeypatch):
 
     monkeypatch.setattr(type(trainer.expert), "encode", fails)
     _, scalars = trainer.generator_step(first_batch(trainer))
-    assert set(scalars) == {"rec", "rec_lower", "adv", "total"}
+    assert set(scalars) == {"rec", "rec_lower", "rec_mouth", "adv", "total"}
 
 
 @pytest.mark.parametrize(
@@ -288,6 +288,15 @@ def test_the_state_of_another_run_is_refused(configure):
         Trainer(configure("generator.width=0.125")).run()
     with pytest.raises(SyncTalklipError, match="another data"):
         Trainer(configure("seed=2")).run()
+
+
+def test_a_learning_rate_that_was_lowered_counts_after_resuming(configure):
+    Trainer(configure("trainer.steps=1", "optim.generator.lr=1e-3")).run()
+    trainer = Trainer(configure("trainer.steps=2", "optim.generator.lr=1e-5"))
+    trainer.resume()
+    assert trainer.step == 1
+    assert trainer.g_optimizer.param_groups[0]["base_lr"] == 1e-5
+    assert len(trainer.g_optimizer.state) > 0
 
 
 def test_checkpoints_that_do_not_fit_are_refused(configure, expert, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.unet import UNetGenerator, generator_input, mask_lower_half
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
@@ -86,3 +87,32 @@ def test_masking_leaves_its_argument_alone():
 def test_unknown_residuals_are_refused():
     with pytest.raises(ValueError, match="residuals is 'some'"):
         UNetGenerator(8, residuals="some")
+
+
+def test_blend_lays_paint_over_pose_and_identity():
+    torch.manual_seed(0)
+    model = UNetGenerator(8, width=0.1, output="blend").eval()
+    faces, speech = torch.rand(2, 6, 96, 96), torch.randn(2, 8)
+    head = model.output_block[1]
+    known = torch.cat([faces[:, :3, :48], faces[:, 3:, 48:]], dim=2)
+    with torch.no_grad():
+        head.bias[3] = -1e4
+        assert torch.equal(model(faces, speech), known)
+        head.bias[3] = 1e4
+        assert (model(faces, speech) - known).abs().mean() > 0.1
+
+
+def test_speech_reaches_every_level_and_the_public_structure_has_no_such_maps():
+    model = UNetGenerator(8, width=0.1, speech="levels").eval()
+    assert len(model.level_maps) == len(model.face_decoder_blocks)
+    assert not list(UNetGenerator(8, width=0.1).level_maps)
+    faces = torch.rand(1, 6, 96, 96)
+    loss = model(faces, torch.randn(1, 8)).sum()
+    loss.backward()
+    assert all(layer.weight.grad.abs().sum() > 0 for layer in model.level_maps)
+
+
+@pytest.mark.parametrize("wrong", [{"output": "stamp"}, {"speech": "nowhere"}, {"residuals": "some"}])
+def test_unknown_structures_are_named(wrong):
+    with pytest.raises(SyncTalklipError, match=f"generator.{next(iter(wrong))}"):
+        UNetGenerator(8, width=0.1, **wrong)
