@@ -22,6 +22,11 @@ class CheckpointError(SyncTalklipError):
     """A checkpoint that is missing, damaged, of another kind or of another size."""
 
 
+def reason_of(error: Exception) -> str:
+    """One of `REFUSED_WRITES` in one line; torch adds its C++ stack below."""
+    return getattr(error, "strerror", None) or str(error).split("\n")[0]
+
+
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, then rename it, so that no half-written file is ever seen.
 
@@ -36,8 +41,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
         write(part)
         part.replace(path)
     except REFUSED_WRITES as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise SyncTalklipError(f"{path}: cannot be written ({reason}): free some space") from error
+        raise SyncTalklipError(f"{path}: cannot be written ({reason_of(error)}): free some space") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from synctalklip.checkpoint import REFUSED_WRITES, CheckpointError
+from synctalklip.checkpoint import REFUSED_WRITES, CheckpointError, reason_of
 from synctalklip.errors import SyncTalklipError
 
 STATE_FILE = "state.json"
@@ -45,9 +45,8 @@ class StateFolder:
             self._new.rename(self.path)
             shutil.rmtree(self._old, ignore_errors=True)
         except REFUSED_WRITES as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise SyncTalklipError(
-                f"{self.path}: cannot be written ({reason}): free some space and run again"
+                f"{self.path}: cannot be written ({reason_of(error)}): free some space and run again"
             ) from error
 
     def read(self) -> dict[str, Any] | None:
