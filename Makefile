@@ -8,8 +8,15 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # Short tests gain nothing from two threads each when two of them run side by side.
 WORKERS ?= 2
+# Of the ablation: the demo corpus, seeds of each variant, and the variants (empty: all; else a,b,c).
+DATA ?= synthetic
+SEEDS ?= 3
+VARIANTS ?=
 
-.PHONY: help install demo grid test lint format clean
+# The corpus of make stage1-report: synthetic or grid.
+STAGE1 ?= synthetic
+
+.PHONY: help install demo grid ablation stage1-report test lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +36,13 @@ demo: $(INSTALLED) ## The whole pipeline on the embedded corpus -> outputs/demo/
 grid: $(INSTALLED) ## The same on real people: make grid GRID=folder-of-the-GRID-corpus
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid GRID=..."; exit 1; }
 	$(RUN) scripts/demo.py demo=grid 'data.root="$(GRID)"'
+
+stage1-report: $(INSTALLED) ## Stage 1 in figures -> outputs/stage1/report.md (STAGE1=grid GRID=folder: real people)
+	$(RUN) scripts/stage1_report.py stage1=$(STAGE1) $(if $(GRID),'data.root="$(GRID)"')
+
+ablation: $(INSTALLED) ## Variants x seeds -> tables 1, 3, 4: DATA=synthetic SEEDS=3 VARIANTS=synctalklip,no_lip
+	$(RUN) scripts/ablation.py demo=$(DATA) seeds=$(SEEDS) $(if $(VARIANTS),'sweep=[$(VARIANTS)]') \
+		$(if $(GRID),'data.root="$(GRID)"')
 
 test: $(INSTALLED) ## The test suite (at most 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)

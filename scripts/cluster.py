@@ -1,5 +1,6 @@
 """Frame labels of a prepared corpus: `iteration=1`, then `iteration=2 checkpoint=... layer=9 clusters=100`."""
 
+import json
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -17,6 +18,7 @@ def main(cfg: DictConfig) -> None:
     folder = Path(cfg.data.prepared) / "labels" / cfg.name
     settings = KMeansSettings(clusters=cfg.clusters, **cfg.fit)
     done = cluster(features, clips, settings, rate, folder, cfg.seed)
+    (Path(cfg.run.dir) / "clusters.json").write_text(json.dumps(done, indent=2) + "\n")
     print(
         f"{folder}: {done['frames']} labels, {done['used_clusters']} of {cfg.clusters} clusters in use, "
         f"perplexity {done['perplexity']:.1f}"

@@ -14,9 +14,7 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.data.prepare_clip import Settings
 
     clips = select(build(cfg.data.layout), cfg.data.split, cfg.data.limit)
-    settings = Settings(
-        crf=cfg.crf, min_frames=cfg.min_frames, max_frames=cfg.max_frames, min_detected=cfg.min_detected
-    )
+    settings = Settings(**{name: cfg[name] for name in Settings.__dataclass_fields__})
     face = OmegaConf.to_container(cfg.face)
     counts = prepare(clips, cfg.data.prepared, settings, face, cfg.workers)
     print(counts.summary(cfg.data.prepared))

@@ -2,16 +2,21 @@
 
 import contextlib
 import hashlib
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from synctalklip.errors import SyncTalklipError
 
 PLAIN = (type(None), bool, int, float, str, bytes, torch.Tensor)
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "spm.model"
+"""Files of a checkpoint that is a folder; the last is there when the model reads or writes text."""
 
 
 # How Python, torch and safetensors report a disk that takes no more.
@@ -68,17 +73,81 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, lambda part: torch.save(dict(state), part))
 
 
+def save_folder(
+    path: str | Path, weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], tokenizer: bytes | None = None
+) -> None:
+    """Write a checkpoint as a folder: safetensors, JSON and, when it has one, a sentencepiece model.
+
+    Args:
+        path: the folder; one that was written so before is replaced as a whole.
+        weights: tensors by name.
+        config: what JSON can hold; `kind` says what it is.
+        tokenizer: bytes of a sentencepiece model.
+
+    Raises:
+        SyncTalklipError: the folder holds other files, or the disk refused a file.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    strangers = {file.name for file in path.iterdir()} - {WEIGHTS, CONFIG, TOKENIZER} if path.is_dir() else set()
+    if strangers or path.is_file():
+        raise CheckpointError(
+            f"{path}: holds other files ({', '.join(sorted(strangers)[:3]) or 'it is one'}); "
+            "choose another name for the folder to write"
+        )
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        # Tensors that share memory would be refused.
+        save_file({name: value.detach().clone().contiguous() for name, value in weights.items()}, part / WEIGHTS)
+        (part / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+        if tokenizer is not None:
+            (part / TOKENIZER).write_bytes(tokenizer)
+        shutil.rmtree(path, ignore_errors=True)
+        part.rename(path)
+    except REFUSED_WRITES as error:
+        raise SyncTalklipError(f"{path}: cannot be written ({reason_of(error)}): free some space") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def load(path: str | Path, kind: str | None = None, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running any code that it may carry.
 
     Args:
-        path: file written by `save` or by fairseq with plain containers.
+        path: file written by `save` or by fairseq with plain containers, or folder written by `save_folder`.
         kind: if given, `state["kind"]` must equal it.
+
+    Returns:
+        What was saved; of a folder its configuration, its weights as `model` and, if any, its `tokenizer`.
 
     Raises:
         CheckpointError: missing, cut short, carrying code, or of another kind.
     """
     path = Path(path)
+    state = _load_folder(path, map_location) if path.is_dir() else _load_file(path, map_location)
+    if kind is not None and state.get("kind") != kind:
+        raise CheckpointError(f"{path}: is a {state.get('kind', 'foreign')!r} checkpoint, a {kind!r} one is needed")
+    return state
+
+
+def _load_folder(path: Path, map_location: str | torch.device) -> dict[str, Any]:
+    if not (path / CONFIG).is_file() or not (path / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{path}: is a folder without {CONFIG} and {WEIGHTS}; give a checkpoint file, or a folder that "
+            "scripts/convert_checkpoint.py wrote"
+        )
+    try:
+        state = json.loads((path / CONFIG).read_text())
+        state["model"] = load_file(path / WEIGHTS, device=str(map_location))
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: refused, it is damaged ({error}); convert or copy it again") from error
+    if (path / TOKENIZER).is_file():
+        state["tokenizer"] = (path / TOKENIZER).read_bytes()
+    return state
+
+
+def _load_file(path: Path, map_location: str | torch.device) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
     try:
@@ -86,24 +155,33 @@ def load(path: str | Path, kind: str | None = None, map_location: str | torch.de
     except Exception as error:
         carries_code = "weights_only" in str(error).lower() or "Unsupported global" in str(error)
         reason = (
-            "it holds pickled objects, which could run code; convert it first"
+            "it holds pickled objects, which could run code; convert it first with scripts/convert_checkpoint.py"
             if carries_code
             else "it is damaged or no torch checkpoint; train or copy it again"
         )
         raise CheckpointError(f"{path}: refused, {reason}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, not a checkpoint of this project")
-    if kind is not None and state.get("kind") != kind:
-        raise CheckpointError(f"{path}: is a {state.get('kind', 'foreign')!r} checkpoint, a {kind!r} one is needed")
     return state
 
 
-def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Load `weights` into `module`, all names and shapes equal.
+def load_weights(
+    module: torch.nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    source: str | Path,
+    hint: str = "choose the size it was trained with",
+) -> None:
+    """Load `weights` into `module`, all names and shapes equal; `hint` ends the message where they are not.
 
     Raises:
         CheckpointError: names what is missing, unexpected or of another shape.
     """
+    assert_fits(module, weights, source, hint)
+    module.load_state_dict(weights)
+
+
+def assert_fits(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str | Path, hint: str) -> None:
+    """Raise as `load_weights` does, without loading; `module` may be on the meta device."""
     own = module.state_dict()
     problems = [f"{name} is missing" for name in own if name not in weights]
     problems += [f"{name} is unexpected" for name in weights if name not in own]
@@ -114,14 +192,11 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], s
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(
-            f"{source}: does not fit the configured model: {'; '.join(problems[:3])}{more}; "
-            "choose the size it was trained with"
-        )
-    module.load_state_dict(weights)
+        raise CheckpointError(f"{source}: does not fit the configured model: {'; '.join(problems[:3])}{more}; {hint}")
 
 
 def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with open(path, "rb") as stream:
+    """SHA-256 of a checkpoint, as hexadecimal digits; of a folder, that of its weights."""
+    path = Path(path)
+    with open(path / WEIGHTS if path.is_dir() else path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -120,16 +120,20 @@ def alignment(distances: Tensor, padding_mask: Tensor) -> Tensor:
 REGIONS = {"full": (0, 1, 0, 1), "lower": (1 / 2, 1, 0, 1), "mouth": (9 / 16, 15 / 16, 1 / 4, 3 / 4)}
 
 
-def reconstruction(generated: Tensor, target: Tensor, region: str = "full") -> Tensor:
-    """Eq. 7: mean absolute error of the generated frames, (N,3,H,W), in one of `REGIONS`."""
+def cut(images: Tensor, region: str) -> Tensor:
+    """The part of (N,C,H,W) that one of `REGIONS` names."""
     if region not in REGIONS:
         raise SyncTalklipError(f"reconstruction region {region!r} is none of {', '.join(REGIONS)}")
-    height, width = target.shape[-2:]
+    height, width = images.shape[-2:]
     top, bottom, left, right = (
         round(share * side) for share, side in zip(REGIONS[region], (height, height, width, width))
     )
-    window = (..., slice(top, bottom), slice(left, right))
-    return (generated[window].float() - target[window].float()).abs().mean()
+    return images[..., top:bottom, left:right]
+
+
+def reconstruction(generated: Tensor, target: Tensor, region: str = "full") -> Tensor:
+    """Eq. 7: mean absolute error of the generated frames, (N,3,H,W), in one of `REGIONS`."""
+    return (cut(generated, region).float() - cut(target, region).float()).abs().mean()
 
 
 def _unknown_form(form: str) -> SyncTalklipError:
@@ -166,6 +170,17 @@ def adversarial_discriminator(real: Tensor, fake: Tensor, form: str = "non_satur
     if form == "lsgan":
         return (real - 1).square().mean() + fake.square().mean()
     raise _unknown_form(form)
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """R1 (Mescheder et al. 2018): squared length of the logit's gradient by the image, mean over images.
+
+    Args:
+        logits: (N,1) of real images, with a graph down to them.
+        images: (N,3,H,W), requiring gradients.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().flatten(1).sum(1).mean()
 
 
 def negatives_of(
@@ -222,6 +237,33 @@ def infonce(similarities: Tensor, negatives: Tensor | None = None, temperature: 
         positive = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(~(negatives | positive), float("-inf"))
     return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def audio_negatives(audio: Tensor, video: Tensor) -> Tensor:
+    """Similarities for `infonce` in TalkLip's form: the lips are only ever a positive, sounds repel one another.
+
+    Args:
+        audio: (N,D). video: (N,D).
+
+    Returns:
+        (N,N): the cosine of a_i and v_i on the diagonal, of a_i and a_j beside it.
+    """
+    audio, video = functional.normalize(audio, dim=-1), functional.normalize(video, dim=-1)
+    own = torch.eye(len(audio), dtype=torch.bool, device=audio.device)
+    return torch.where(own, (audio * video).sum(-1, keepdim=True), audio @ audio.T)
+
+
+def synchronisation(video: Tensor, audio: Tensor) -> Tensor:
+    """Wav2Lip's expert loss: the negative logarithm of the probability that lips and sound are in sync.
+
+    The published expert ends in a ReLU and takes the cosine as the probability. Embeddings of a SyncNet have both
+    signs, so the probability is (1 + cosine) / 2 here.
+
+    Args:
+        video: (W,E) embeddings of windows of generated frames. audio: (W,E) of their sound.
+    """
+    probability = (1 + functional.cosine_similarity(video.float(), audio.float())) / 2
+    return -probability.clamp(min=1e-4).log().mean()
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omegaconf import DictConfig, OmegaConf
+
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
-from synctalklip.phases import Phase, elapsed
+from synctalklip.phases import Phase, elapsed, run_phases
 
 
 class Curve(NamedTuple):
@@ -87,13 +89,32 @@ def describe_machine() -> dict[str, str]:
     }
 
 
+def run_and_report(cfg: DictConfig, root: Path) -> Path:
+    """Run the phases of a configuration, skip what is finished, and write what came of them.
+
+    Args:
+        cfg: run.dir, phases, needs, at_once, fresh (see `phases.run_phases`) and report (see `write_report`).
+        root: folder from which the commands are run.
+
+    Returns:
+        The report.
+
+    Raises:
+        SyncTalklipError: a phase failed, or left out what the report should show.
+    """
+    directory = Path(cfg.run.dir).resolve()
+    commands, needs, content = (OmegaConf.to_container(cfg[name]) for name in ("phases", "needs", "report"))
+    phases = run_phases(commands, directory, root, cfg.fresh, needs, cfg.at_once)
+    return write_report(directory, phases, content, root)
+
+
 def write_report(directory: str | Path, phases: Sequence[Phase], content: Mapping[str, Any], root: Path) -> Path:
     """Write `directory/report.md` and the loss curves beside it.
 
     Args:
         directory: folder of the report.
         phases: what was run, with its seconds.
-        content: title, note; table: Markdown file; strips: globs of pictures; videos: globs of mp4 files;
+        content: title, note; tables: Markdown files; strips: globs of pictures; videos: globs of mp4 files;
             curves: {any name: {title, folder, names: patterns as for `read_curves`}}, an entry that is null is
             left out. Paths start at `root`.
         root: folder that the paths of `content` start at.
@@ -113,15 +134,16 @@ def write_report(directory: str | Path, phases: Sequence[Phase], content: Mappin
     }
     curves = directory / "curves.png"
     plot_curves(runs, curves)
-    table = root / content["table"]
-    if not table.is_file():
-        raise SyncTalklipError(f"{table}: the result table is missing; run scripts/table.py")
-    lines = [f"# {content['title']}", "", content["note"].strip(), "", "## Results", "", table.read_text().strip()]
-    lines += ["", "## Frames", ""]
-    lines += [f"![{path.stem}]({link})\n" for path, link in _found(content["strips"], root, directory)]
-    lines += ["## Loss curves", "", f"![loss curves]({curves.name})", "", *_curve_table(runs)]
-    lines += ["", "## Videos", ""]
-    lines += [f"- [{link}]({link})" for _, link in _found(content["videos"], root, directory)]
+    lines = [f"# {content['title']}", "", content["note"].strip(), "", "## Results"]
+    for table, _ in _found(content["tables"], root, directory):
+        lines += ["", table.read_text().strip()]
+    if content["strips"]:
+        lines += ["", "## Frames", ""]
+        lines += [f"![{path.stem}]({link})\n" for path, link in _found(content["strips"], root, directory)]
+    lines += ["", "## Curves", "", f"![curves]({curves.name})", "", *_curve_table(runs)]
+    if content["videos"]:
+        lines += ["", "## Videos", ""]
+        lines += [f"- [{link}]({link})" for _, link in _found(content["videos"], root, directory)]
     lines += ["", "## Seconds per phase", "", *_phase_table(phases)]
     lines += ["", "## Machine", ""]
     lines += [f"- {name}: {value}" for name, value in describe_machine().items()]

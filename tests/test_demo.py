@@ -10,7 +10,13 @@ from omegaconf import OmegaConf
 from synctalklip.cli import CONFIGS
 
 SCRIPTS = CONFIGS.parent / "scripts"
-DEMOS = {"synthetic": [], "grid": ["demo=grid", "data.root=/corpora/my grid"]}
+GRID = "data.root=/corpora/my grid"
+DEMOS = {
+    "synthetic": ("demo", []),
+    "grid": ("demo", ["demo=grid", GRID]),
+    "stage1": ("stage1_report", []),
+    "stage1_grid": ("stage1_report", ["stage1=grid", GRID]),
+}
 
 
 def composed(config, overrides):
@@ -19,7 +25,7 @@ def composed(config, overrides):
 
 
 def phases(demo):
-    config = composed("demo", DEMOS[demo])
+    config = composed(*DEMOS[demo])
     return {name: shlex.split(command) for name, command in config.phases.items() if command.strip()}
 
 
@@ -30,8 +36,8 @@ def test_commands_compose(demo):
         assert (SCRIPTS / path.name).is_file(), name
         config = composed(path.stem, overrides)
         if "data" in config:
-            assert config.data.name in ("synthetic", "grid", "grid_raw")
-            assert config.data.root == ("data/synthetic" if demo == "synthetic" else "/corpora/my grid")
+            assert config.data.name in ("synthetic", "grid", "grid_raw", "stage1")
+            assert config.data.root == ("/corpora/my grid" if "grid" in demo else f"data/{demo}")
 
 
 @pytest.mark.parametrize("demo", DEMOS)

@@ -151,7 +151,7 @@ def content(root):
     return {
         "title": "Demo",
         "note": "A note.",
-        "table": "outputs/table.md",
+        "tables": ["outputs/table.md"],
         "strips": ["outputs/*.png"],
         "videos": ["outputs/*.mp4"],
         "curves": {"one": {"title": "stage", "folder": "outputs/stage", "names": ["loss"]}, "two": None},

@@ -148,7 +148,7 @@ def cluster(
         folder: `<prepared>/labels/<name>`.
 
     Returns:
-        Frames, clusters in use, and the perplexity of their distribution.
+        Clusters, frames, clusters in use, the perplexity of their distribution, and the share of the largest.
     """
     training = [clip for clip in clips if clip.split == "train"]
     if not training:
@@ -167,9 +167,11 @@ def cluster(
     counts = np.bincount(np.concatenate(list(labels.values())), minlength=settings.clusters)
     share = counts[counts > 0] / counts.sum()
     return {
+        "clusters": settings.clusters,
         "frames": int(counts.sum()),
         "used_clusters": int((counts > 0).sum()),
         "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+        "largest": float(share.max()),
     }
 
 

@@ -52,7 +52,7 @@ def build_search(expert: Expert, generation: Generation) -> Search:
         def search(net_input: dict[str, Any]) -> list[list[int]]:
             mask = net_input["padding_mask"]
             embeddings = expert.encode(net_input["audio"], net_input["video"], mask)
-            return greedy(expert.lip_logits, embeddings, mask, generation.max_len_a)
+            return greedy(expert.model.decode, embeddings, mask, generation.max_len_a)
 
         return search
     return _beam_search(expert, generation)
@@ -118,17 +118,23 @@ def read_clips(
     dataset = ClipDataset(clips, limits=Limits(min_frames=1, max_frames=10**9), modalities=modalities)
     search = build_search(expert, generation)
     device = next(expert.model.parameters()).device
-    bar = tqdm(total=int(dataset.sizes.sum()), desc="read", unit="frame", unit_scale=True, disable=None)
-    for batch in frame_budget_batches(dataset.sizes, dataset.order(1, 0), batch_frames):
-        net_input = _move(collate([dataset[index] for index in batch])["net_input"], device)
-        for index, tokens in zip(batch, search(net_input)):
+    for batch, sample in clip_batches(dataset, batch_frames):
+        for index, tokens in zip(batch, search(move(sample["net_input"], device))):
             clip, hypothesis = dataset.clips[index], expert.tokenizer.decode(tokens)
             yield Reading(clip.id, clip.text, hypothesis, word_counts(clip.text, hypothesis))
+
+
+def clip_batches(dataset: ClipDataset, batch_frames: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """Indices and collated batch, clips of similar length together; a progress bar counts frames."""
+    bar = tqdm(total=int(dataset.sizes.sum()), desc="read", unit="frame", unit_scale=True, disable=None)
+    for batch in frame_budget_batches(dataset.sizes, dataset.order(1, 0), batch_frames):
+        yield batch, collate([dataset[index] for index in batch])
         bar.update(int(dataset.sizes[batch].sum()))
     bar.close()
 
 
-def _move(net_input: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def move(net_input: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The tensors of `net_input` on `device`; None stays None."""
     return {name: None if value is None else value.to(device) for name, value in net_input.items()}
 
 
@@ -186,7 +192,7 @@ class LipReader:
                 | {"video": normalize_roi(rois[index])}
                 for index in batch
             ]
-            net_input = _move(collate(items)["net_input"], self.device)
+            net_input = move(collate(items)["net_input"], self.device)
             for index, tokens in zip(batch, self._search(net_input)):
                 texts[index] = self.expert.tokenizer.decode(tokens)
         return texts

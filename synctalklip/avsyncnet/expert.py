@@ -2,7 +2,8 @@
 
 Legend: B clips, T video frames at 25 Hz, D embedding, L tokens, V symbols.
 
-Reads fairseq checkpoints (ours, and public AV-HuBERT ones that hold plain containers) without fairseq.
+Reads fairseq checkpoints (ours, and public AV-HuBERT ones that hold plain containers) without fairseq, and the
+folders of `scripts/convert_checkpoint.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ ENCODER_PREFIX = "encoder.w2v_model."
 # Needed to predict clusters only, or (the last) a number that older fairseq versions store and never read.
 _UNUSED = ("label_embs_concat", "final_proj.weight", "final_proj.bias", "embed_positions._float_tensor")
 # Public AV-HuBERT models were trained on landmark-aligned mouth crops.
-_PUBLIC_ROI_MODE = "landmark"
+PUBLIC_ROI_MODE = "landmark"
 # The multiplier of pre-training would stay in a loaded model and shrink every gradient tenfold, unseen.
 _AS_GIVEN = {"feature_grad_mult": 1.0}
 
@@ -82,10 +83,10 @@ class Expert(nn.Module):
 
 
 def load_expert(path: str | Path, roi_mode: str | None = None) -> Expert:
-    """Read a fine-tuned AV-SyncNet, or a public AV-HuBERT seq2seq file of plain containers.
+    """Read a fine-tuned AV-SyncNet, or a public AV-HuBERT seq2seq file of plain containers; converted or not.
 
     Args:
-        path: fairseq checkpoint.
+        path: fairseq checkpoint, or converted folder.
         roi_mode: if given, the mode it must have been trained with.
 
     Raises:
@@ -100,7 +101,7 @@ def load_expert(path: str | Path, roi_mode: str | None = None) -> Expert:
         )
     weights = _weights(state)
     task = _task_state(state, path)
-    stored_mode = task.get("roi_mode", _PUBLIC_ROI_MODE if name == "av_hubert_seq2seq" else None)
+    stored_mode = task.get("roi_mode", PUBLIC_ROI_MODE if name == "av_hubert_seq2seq" else None)
     if stored_mode is None:
         raise CheckpointError(f"{path}: does not say how its mouth regions were cut; train it with this version")
     if roi_mode is not None and roi_mode != stored_mode:
@@ -108,7 +109,7 @@ def load_expert(path: str | Path, roi_mode: str | None = None) -> Expert:
             f"{path}: was trained on {stored_mode!r} mouth regions, {roi_mode!r} ones are given; prepare the "
             "clips with its mode"
         )
-    config = AVSyncNetConfig.from_mapping(_encoder_settings(state) | _decoder_settings(state))
+    config = AVSyncNetConfig.from_mapping(encoder_settings(state) | decoder_settings(state))
     vocabulary = _tensor(weights, "decoder.embed_tokens.weight", path).shape[0]
     config = replace(config, **_AS_GIVEN, vocab_size=vocabulary, num_classes=[])
     model = _build(lambda: AVSyncNet(config), path)
@@ -131,15 +132,32 @@ def load_encoder(path: str | Path) -> AVHubert:
         weights = {
             key.removeprefix(ENCODER_PREFIX): value for key, value in weights.items() if key.startswith(ENCODER_PREFIX)
         }
-    config = replace(AVHubertConfig.from_mapping(_encoder_settings(state)), **_AS_GIVEN)
+    config = replace(AVHubertConfig.from_mapping(encoder_settings(state)), **_AS_GIVEN)
     model = _build(lambda: AVHubert(config), path)
     checkpoint.load_weights(model, weights, path)
     return model
 
 
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint of stage 1 in the layout of fairseq's: `cfg`, `model` and `task_state`.
+
+    Args:
+        path: fairseq checkpoint without pickled objects, or folder of `scripts/convert_checkpoint.py`.
+
+    Raises:
+        CheckpointError: missing, damaged or carrying code.
+    """
+    state = checkpoint.load(path)
+    if not Path(path).is_dir() or state.get("kind") not in PRETRAINED + FINE_TUNED:
+        return state
+    task = {name: state.get(name) for name in ("tokenizer", "roi_mode", "label_sizes")}
+    cfg = {"model": (state.get("config") or {}) | {"_name": state["kind"]}}
+    return {"cfg": cfg, "model": state["model"], "task_state": task}
+
+
 def _read(path: str | Path) -> tuple[dict[str, Any], str]:
     """The checkpoint and the name of its model."""
-    state = checkpoint.load(path)
+    state = read_checkpoint(path)
     model = (state.get("cfg") or {}).get("model") or {}
     name = model.get("_name")
     if name not in PRETRAINED + FINE_TUNED or not isinstance(state.get("model"), Mapping):
@@ -154,14 +172,14 @@ def _weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in state["model"].items() if not key.endswith(_UNUSED)}
 
 
-def _encoder_settings(state: Mapping[str, Any]) -> dict[str, Any]:
+def encoder_settings(state: Mapping[str, Any]) -> dict[str, Any]:
     """Flat settings of the encoder; public fine-tuned files keep them in the pre-training's configuration."""
     model = state["cfg"]["model"]
     stored = model.get("w2v_args")
     return dict(stored["model"] if stored else model)
 
 
-def _decoder_settings(state: Mapping[str, Any]) -> dict[str, Any]:
+def decoder_settings(state: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the decoder and the distance only: those of the encoder may be fine-tuning overrides."""
     encoder = AVHubertConfig.__dataclass_fields__
     return {key: value for key, value in state["cfg"]["model"].items() if key not in encoder}

@@ -13,18 +13,22 @@ from typing import Any, NamedTuple
 import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from torch import Tensor, nn
 
 from synctalklip import checkpoint
-from synctalklip.avsyncnet.expert import ENCODER_PREFIX, FINE_TUNED, load_encoder
+from synctalklip.avsyncnet.expert import ENCODER_PREFIX, FINE_TUNED, load_encoder, read_checkpoint
 from synctalklip.avsyncnet.model import AVHubert, AVHubertConfig, AVSyncNet, AVSyncNetConfig
+from synctalklip.avsyncnet.speed import prepare_for_training
+from synctalklip.avsyncnet.structure import encoder_structure, size_hint
 from synctalklip.checkpoint import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 # Parts of the encoder that belong to its own pre-training.
 _PRETRAINING = ("final_proj.", "label_embs_concat", "mask_emb")
+# Parts of AV-SyncNet that a fine-tuned file may have or lack; the last is of older fairseq versions.
+_OPTIONAL = ("distance.", "align.", "ctc_proj.", "decoder.embed_positions.")
 
 
 @dataclass
@@ -33,6 +37,8 @@ class AVHubertModelConfig(FairseqDataclass, AVHubertConfig):
 
     num_classes: list[int] = field(default_factory=list)
     init_from: str | None = field(default=None, metadata={"help": "checkpoint whose encoder is taken"})
+    channels_last: bool = field(default=MISSING, metadata={"help": "memory layout of the ResNet's weights"})
+    compile: bool = field(default=MISSING, metadata={"help": "torch.compile of the encoder"})
 
 
 @dataclass
@@ -45,6 +51,8 @@ class AVSyncNetModelConfig(FairseqDataclass, AVSyncNetConfig):
     num_classes: list[int] = field(default_factory=list)
     ctc: bool = field(default=False, metadata={"help": "a linear layer for the CTC term"})
     init_from: str | None = field(default=None, metadata={"help": "pre-trained or fine-tuned checkpoint"})
+    channels_last: bool = field(default=MISSING, metadata={"help": "memory layout of the ResNet's weights"})
+    compile: bool = field(default=MISSING, metadata={"help": "torch.compile of the encoder"})
 
 
 class FineTuneOutput(NamedTuple):
@@ -71,7 +79,9 @@ class FairseqAVHubert(AVHubert, BaseFairseqModel):
             own = model.state_dict()
             kept = {name: own[name] for name in own if name.startswith(_PRETRAINING)}
             weights = _fitting(load_encoder(cfg.init_from).state_dict(), own)
-            checkpoint.load_weights(model, kept | weights, cfg.init_from)
+            hint = size_hint(encoder_structure(weights, cfg.init_from))
+            checkpoint.load_weights(model, kept | weights, cfg.init_from, hint)
+        prepare_for_training(model, cfg.channels_last, cfg.compile)
         return model
 
 
@@ -91,6 +101,7 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
         model = cls(AVSyncNetConfig.from_mapping(_plain(cfg)), cfg.ctc)
         if cfg.init_from:
             model.initialize(cfg.init_from, task.state.tokenizer)
+        prepare_for_training(model.encoder.w2v_model, cfg.channels_last, cfg.compile)
         return model
 
     def initialize(self, path: str | Path, tokenizer: bytes) -> None:
@@ -100,22 +111,26 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
             CheckpointError: another size, or a decoder over another vocabulary.
         """
         own = self.state_dict()
-        state = checkpoint.load(path)
+        state = read_checkpoint(path)
         if (state.get("cfg") or {}).get("model", {}).get("_name") in FINE_TUNED:
             if (state.get("task_state") or {}).get("tokenizer") != tokenizer:
                 raise CheckpointError(
                     f"{path}: its decoder reads another vocabulary; use its tokenizer (data.tokenizer.path), or "
                     "start from a pre-trained checkpoint"
                 )
-            weights = {name: value for name, value in state["model"].items() if name in own}
+            parts = (*_OPTIONAL, ENCODER_PREFIX + "label_embs_concat")
+            weights = {
+                name: value for name, value in state["model"].items() if name in own or not name.startswith(parts)
+            }
             # A head or an align module that is new starts fresh; a missing encoder or decoder is an error.
-            fresh = ("distance.", "align.", "ctc_proj.")
+            fresh = _OPTIONAL
         else:
             weights = {ENCODER_PREFIX + name: value for name, value in load_encoder(path).state_dict().items()}
-            fresh = ("decoder.", "distance.", "align.", "ctc_proj.")
+            fresh = ("decoder.", *_OPTIONAL)
         weights = _fitting(weights, own)
         kept = {name: own[name] for name in own if name.startswith((*fresh, ENCODER_PREFIX + "mask_emb"))}
-        checkpoint.load_weights(self, kept | weights, path)
+        encoder = {key.removeprefix(ENCODER_PREFIX): value for key, value in weights.items()}
+        checkpoint.load_weights(self, kept | weights, path, size_hint(encoder_structure(encoder, path)))
         logger.info("took %d of %d weights from %s", len(weights), len(own), path)
 
     def set_num_updates(self, num_updates: int) -> None:

@@ -102,12 +102,17 @@ class ResEncoder(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         conv, norm, relu = self.frontend3D
         batch, _, frames, height, width = video.shape
+        kind = video.device.type
+        if torch.is_autocast_enabled(kind):  # what the convolution would do with five times as many pixels
+            video = video.to(torch.get_autocast_dtype(kind))
         # Five neighbouring frames become five channels: the same sums as the 3-D convolution, on the
         # channels-last 2-D kernels, which are faster on CPUs and GPUs alike.
         windows = F.pad(video[:, 0], (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1)  # (B, T, H, W, 5)
         windows = windows.reshape(batch * frames, height, width, 5).permute(0, 3, 1, 2)
         x = F.conv2d(windows, conv.weight[:, 0], stride=2, padding=3)
-        x = F.max_pool2d(relu(norm(x)), 3, 2, 1)
+        x = norm(x)
+        # The two may change places where the slope is nowhere negative, and a quarter of the values is left.
+        x = relu(F.max_pool2d(x, 3, 2, 1)) if isinstance(relu, nn.ReLU) else F.max_pool2d(relu(x), 3, 2, 1)
         return self.trunk(x).view(batch, frames, -1)
 
 

@@ -3,12 +3,13 @@
 Legend: B clips, T video frames at 25 Hz, D embedding, L tokens, V symbols.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig, assert_choice
+from synctalklip.avsyncnet.decoder import DecoderState, TextDecoder
 from synctalklip.avsyncnet.hubert import AVHubert, PretrainOutput
-from synctalklip.avsyncnet.transformer import TextDecoder
 from synctalklip.losses import AVDistance
 
 __all__ = ["AVHubert", "AVHubertConfig", "AVSyncNet", "AVSyncNetConfig", "PretrainOutput"]
@@ -17,19 +18,21 @@ __all__ = ["AVHubert", "AVHubertConfig", "AVSyncNet", "AVSyncNetConfig", "Pretra
 class EmbeddingAlign(nn.Module):
     """Convolutions over time before the distance; (B, T, D) -> (B, T, D).
 
-    A large kernel lets the distance look at long stretches, a small one at single frames.
+    A large kernel lets the distance look at long stretches, a small one at single frames. Only L_av trains
+    these weights, and free ones would answer it with a constant: each coordinate has taps of its own that
+    are positive and sum to 1, which can smooth over time but not erase.
     """
 
     def __init__(self, dim: int, kernel: int, layers: int):
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv1d(dim, dim, kernel, padding="same") for _ in range(layers))
+        self.taps = nn.ParameterList(nn.Parameter(torch.zeros(dim, 1, kernel)) for _ in range(layers))
 
     def forward(self, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         x = embeddings.transpose(1, 2)
-        for index, conv in enumerate(self.convs):
+        for taps in self.taps:
             if padding_mask is not None:
                 x = x.masked_fill(padding_mask[:, None], 0)
-            x = conv(F.gelu(x) if index else x)
+            x = F.conv1d(x, taps.softmax(-1).to(x.dtype), padding="same", groups=x.shape[1])
         return x.transpose(1, 2)
 
 
@@ -86,9 +89,15 @@ class AVSyncNet(nn.Module):
         """Embed frames -> (B, T, D); see `AVHubert.encode`."""
         return self.encoder.w2v_model.encode(audio, video, padding_mask, layer)
 
-    def decode(self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def decode(
+        self,
+        prev_tokens: Tensor,
+        embeddings: Tensor,
+        padding_mask: Tensor | None = None,
+        state: DecoderState | None = None,
+    ) -> Tensor:
         """Logits (B, L, V) of the next token; see `TextDecoder.forward`."""
-        return self.decoder(prev_tokens, embeddings, padding_mask)
+        return self.decoder(prev_tokens, embeddings, padding_mask, state)
 
     def aligned(self, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """What the distance sees of embeddings (B, T, D): they themselves, or the convolved ones."""

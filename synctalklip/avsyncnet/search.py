@@ -1,20 +1,33 @@
 """Greedy and beam search over the decoder of AV-SyncNet.
 
-B clips, T video frames at 25 Hz, D embedding, L tokens, V symbols.
+B clips, K hypotheses a clip, T video frames at 25 Hz, D embedding, L tokens, V symbols.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from synctalklip.avsyncnet.decoder import DecoderState
 from synctalklip.data.text import BOS, EOS, PAD
+
+
+class Decode(Protocol):
+    """`AVSyncNet.decode`, or anything else whose last logits are those of the next token.
+
+    It gets `prev_tokens` (B * K, L), `embeddings` (B, T, D), `padding_mask` (B, T), true = padded, and a
+    state in which it may keep what the next step would compute again.
+    """
+
+    def __call__(
+        self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor, state: DecoderState
+    ) -> Tensor: ...
 
 
 @torch.no_grad()
 def greedy(
-    decode: Callable[[Tensor, Tensor, Tensor], Tensor],
+    decode: Decode,
     embeddings: Tensor,
     padding_mask: Tensor,
     tokens_per_frame: float = 1.0,
@@ -22,7 +35,7 @@ def greedy(
     """The most likely symbol at every step.
 
     Args:
-        decode: `(prev_tokens (B,L), embeddings (B,T,D), padding_mask (B,T)) -> logits (B,L,V)`.
+        decode: `AVSyncNet.decode`; every token passes through it once.
         embeddings: (B,T,D).
         padding_mask: (B,T), true = padded.
         tokens_per_frame: longest hypothesis for every unpadded frame.
@@ -33,8 +46,9 @@ def greedy(
     limits = ((~padding_mask).sum(1) * tokens_per_frame).long().clamp(min=1)
     tokens = torch.full((len(embeddings), 1), EOS, dtype=torch.long, device=embeddings.device)
     finished = torch.zeros(len(embeddings), dtype=torch.bool, device=embeddings.device)
+    state = DecoderState()
     for step in range(int(limits.max())):
-        logits = decode(tokens, embeddings, padding_mask)[:, -1].float()
+        logits = decode(tokens, embeddings, padding_mask, state)[:, -1].float()
         logits[:, [BOS, PAD]] = float("-inf")
         following = logits.argmax(-1).masked_fill(finished | (step >= limits), EOS)
         finished |= following.eq(EOS)
@@ -50,30 +64,42 @@ class _Encoder(nn.Module):
         super().__init__()
         self._encode = encode
 
-    def forward_torchscript(self, net_input: dict[str, Any]) -> dict[str, Tensor]:
+    def forward_torchscript(self, net_input: dict[str, Any]) -> dict[str, Any]:
         mask = net_input["padding_mask"]
         embeddings = self._encode(audio=net_input.get("audio"), video=net_input.get("video"), padding_mask=mask)
-        return {"embeddings": embeddings, "padding_mask": mask}
+        return {"embeddings": embeddings, "padding_mask": mask, "hypotheses": 1, "state": DecoderState()}
 
-    def reorder_encoder_out(self, out: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
-        return {name: value.index_select(0, order) for name, value in out.items()}
+    def reorder_encoder_out(self, out: dict[str, Any], order: Tensor) -> dict[str, Any]:
+        """Called before every step: the first time with each clip K times, then with the row that each goes on from.
+
+        Frames are kept once a clip. Rows of one clip stand together, and those of finished clips go.
+        """
+        clips = (order // out["hypotheses"]).unique_consecutive()
+        left = None if len(clips) == len(out["embeddings"]) else clips
+        out["state"].reorder(order, left)
+        frames = {
+            name: out[name] if left is None else out[name].index_select(0, left)
+            for name in ("embeddings", "padding_mask")
+        }
+        return {**frames, "hypotheses": len(order) // len(clips), "state": out["state"]}
 
 
 class _Decoder(nn.Module):
-    def __init__(self, decode: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, decode: Decode) -> None:
         super().__init__()
         self._decode = decode
 
-    def forward(self, tokens: Tensor, encoder_out: dict[str, Tensor]) -> tuple[Tensor, None]:
+    def forward(self, tokens: Tensor, encoder_out: dict[str, Any]) -> tuple[Tensor, None]:
+        logits = self._decode(tokens, encoder_out["embeddings"], encoder_out["padding_mask"], encoder_out["state"])
         # Only the last step is read, and fairseq divides it in place by the temperature.
-        logits = self._decode(tokens, encoder_out["embeddings"], encoder_out["padding_mask"])
         return logits[:, -1:].clone(), None
 
 
 class SearchModel(nn.Module):
     """What fairseq's SequenceGenerator asks of a model, over `encode` and `decode` of ours.
 
-    It holds the two functions only: the model's train or eval mode stays its owner's business.
+    It holds the two functions only: the model's train or eval mode stays its owner's business. The decoder's
+    state travels with the encoder's output, which fairseq reorders along with the hypotheses.
     """
 
     def __init__(self, model: Any) -> None:

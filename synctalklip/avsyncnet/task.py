@@ -1,6 +1,6 @@
 """fairseq's view of the data: task, dictionary, batches, beam search."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING, DictConfig, OmegaConf
 
-from synctalklip.data.dataset import MODALITIES, Augmentation, ClipDataset, Limits
-from synctalklip.data.labels import FrameLabels, read_labels
+from synctalklip.avsyncnet.launch import average_statistics, passes, seed_draws
+from synctalklip.data.augment import Augmentation
+from synctalklip.data.dataset import MODALITIES, ClipDataset, Limits, frame_budget_batches, split_to_multiple
+from synctalklip.data.labels import DatasetError, FrameLabels, read_labels
 from synctalklip.data.manifest import Clip, read_manifest
 from synctalklip.data.text import Tokenizer
 from synctalklip.errors import SyncTalklipError
@@ -31,19 +33,28 @@ class AVSyncNetTaskConfig(FairseqDataclass):
     augmentation: Augmentation = field(default_factory=Augmentation)
     limits: Limits = field(default_factory=Limits)
     bucket_frames: int = field(default=10, metadata={"help": "clips whose length differs less share batches"})
-    cache: bool = field(default=False, metadata={"help": "keep decoded clips in memory"})
+    batch_frames: int | None = field(
+        default=None,
+        metadata={"help": "frames of one update over all devices; sets optimization.update_freq. null: as given there"},
+    )
+    cache: bool = field(default=False, metadata={"help": "keep decoded clips in memory, in every worker its own"})
+    disk_cache: bool = field(default=False, metadata={"help": "keep decoded ROIs in <prepared>/cache, 0.8 GB an hour"})
     seed: int = II("common.seed")
     # fairseq reads this name from the task: batches are drawn anew every epoch, which resumes exactly.
     rebuild_batches: bool = True
 
 
 class FairseqClips(FairseqDataset):
-    """`ClipDataset` with fairseq's batching by frame budget (`dataset.max_tokens` counts frames)."""
+    """`ClipDataset` batched by frame budget (`dataset.max_tokens` counts padded frames).
+
+    Attributes:
+        passes: forward passes of one update over all devices; an epoch has a multiple of them.
+    """
 
     def __init__(self, clips: ClipDataset, bucket_frames: int, shuffle: bool) -> None:
         self.clips, self.bucket_frames, self.shuffle = clips, bucket_frames, shuffle
         self.sizes = clips.sizes
-        self.epoch = 1
+        self.epoch, self.passes = 1, 1
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.clips[index]
@@ -52,8 +63,9 @@ class FairseqClips(FairseqDataset):
         return len(self.clips)
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """See `ClipDataset.collate`; `draws` names the batch for the random draws of its pass."""
         # fairseq evens out the shards of several GPUs with empty batches.
-        return self.clips.collate(samples) if samples else {}
+        return {**self.clips.collate(samples), "draws": samples[0]["id"]} if samples else {}
 
     def num_tokens(self, index: int) -> int:
         return int(self.sizes[index])
@@ -66,6 +78,32 @@ class FairseqClips(FairseqDataset):
 
     def ordered_indices(self) -> np.ndarray:
         return self.clips.order(self.bucket_frames, self.epoch if self.shuffle else 0)
+
+    def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> tuple[np.ndarray, list[int]]:
+        """All of them: `limits` leaves clips out, and `batch_by_size` names what does not fit."""
+        return indices, []
+
+    def batch_by_size(
+        self,
+        indices: np.ndarray,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        required_batch_size_multiple: int = 1,
+    ) -> list[list[int]]:
+        """Batches of at most `max_tokens` padded frames; unlike fairseq's they hold every clip.
+
+        Raises:
+            DatasetError: a clip is longer than `max_tokens`.
+        """
+        longest = int(self.sizes[indices].max(initial=0))
+        if max_tokens is not None and longest > max_tokens:
+            raise DatasetError(
+                f"a clip has {longest} frames, and one pass may hold fairseq.dataset.max_tokens={max_tokens}: raise "
+                "it, or lower fairseq.task.limits.max_frames"
+            )
+        budget = max_tokens or longest * len(indices)
+        made = frame_budget_batches(self.sizes, indices, budget, max_sentences, required_batch_size_multiple)
+        return split_to_multiple(made, self.passes)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -151,17 +189,49 @@ class AVSyncNetTask(FairseqTask):
         training = split == "train"
         clips = read_manifest(cfg.prepared, split)
         _one_roi_mode(clips, cfg.prepared)
+        limits = _plain(cfg.limits)
         inner = ClipDataset(
             clips,
             tokenizer=self.tokenizer,
             labels=self._label_sets(),
             augmentation=_plain(cfg.augmentation) if training else None,
-            limits=_plain(cfg.limits),
+            limits=limits if training or self.tokenizer else replace(limits, pad=True),
             modalities=cfg.modalities,
             seed=cfg.seed,
             cache=cfg.cache,
+            disk_cache=cfg.disk_cache,
         )
         self.datasets[split] = FairseqClips(inner, cfg.bucket_frames, shuffle=training)
+
+    def get_batch_iterator(
+        self, dataset: FairseqClips, max_tokens: int | None = None, num_shards: int = 1, **kwargs: Any
+    ) -> Any:
+        """fairseq's iterator; a training epoch fills whole updates, so that no device gets an empty batch."""
+        if dataset.shuffle and max_tokens is not None:
+            dataset.passes = num_shards * passes(self.cfg.batch_frames, max_tokens, num_shards)
+        return super().get_batch_iterator(dataset, max_tokens=max_tokens, num_shards=num_shards, **kwargs)
+
+    def train_step(
+        self, sample: dict[str, Any], model: Any, criterion: Any, optimizer: Any, update_num: int, **kwargs: Any
+    ) -> tuple:
+        """One pass; its draws follow from seed, update and batch, whichever device makes it."""
+        seed_draws(self.cfg.seed, update_num, sample["draws"])
+        return super().train_step(sample, model, criterion, optimizer, update_num, **kwargs)
+
+    def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any) -> tuple:
+        """One pass; its masks follow from seed and batch."""
+        seed_draws(self.cfg.seed, sample["draws"])
+        return super().valid_step(sample, model, criterion)
+
+    def optimizer_step(self, optimizer: Any, model: torch.nn.Module, update_num: int) -> None:
+        """An update; afterwards all processes hold the same weights and batch statistics."""
+        # fairseq gives unreached parameters (a dropped modality) zero gradients with several devices or fp16, and
+        # leaves them out otherwise, which Adam's momentum and weight decay tell apart.
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        super().optimizer_step(optimizer, model, update_num)
+        average_statistics(model)
 
     def max_positions(self) -> None:
         """Lengths are limited by `limits`, which also says how many clips were left out."""

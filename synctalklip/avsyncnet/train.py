@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synctalklip import checkpoint
+from synctalklip.avsyncnet.launch import is_first, join_processes, plan_updates, wait_for_all
 from synctalklip.errors import SyncTalklipError
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,10 @@ def complete_sizes(node: DictConfig) -> None:
             "fairseq.criterion.freeze_updates keeps an encoder of random weights: give init_from=<checkpoint>, or set "
             "it to 0"
         )
+    if node.criterion.freeze_updates and node.optimizer.get("weight_decay"):
+        raise ConfigError(
+            "fairseq.optimizer.weight_decay would shrink the weights that freeze_updates holds: set it to 0"
+        )
 
 
 def repair_last_checkpoint(folder: str | Path) -> None:
@@ -165,22 +170,20 @@ def train(cfg: DictConfig) -> Path:
 
     Raises:
         ConfigError: the configuration is wrong; raised before any data is read.
+        LaunchError: processes are asked for that cannot be started here.
         SyncTalklipError: data or checkpoints are unusable, or the loss is not finite.
     """
     node = fairseq_config(cfg)
     from fairseq.distributed.utils import call_main
 
     complete_sizes(node)
+    join_processes(node)
+    plan_updates(node)
     _forget_previous_run()
     folder = Path(node.checkpoint.save_dir)
-    repair_last_checkpoint(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(node, folder.parent / "fairseq.yaml")
-    limit = node.optimization.max_update
-    if limit and (folder / "checkpoint_last.pt").exists() and summary(folder)["updates"] >= limit:
-        # fairseq would make one update more before it looks at its limit.
-        logger.info("the run has all its %d updates already", limit)
-        return folder
+    if is_first(node):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(node, folder.parent / "fairseq.yaml")
     call_main(node, _train_in_process)
     return folder
 
@@ -195,7 +198,25 @@ def _train_in_process(node: DictConfig) -> None:
     # fairseq asks for pinned memory and the old autocast on any machine.
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     warnings.filterwarnings("ignore", message=".*torch.cuda.amp.autocast.*", category=FutureWarning)
-    fairseq_cli.train.main(node)
+    folder = Path(node.checkpoint.save_dir)
+    if is_first(node):
+        repair_last_checkpoint(folder)
+    wait_for_all()
+    limit = node.optimization.max_update
+    if limit and (folder / "checkpoint_last.pt").exists() and summary(folder)["updates"] >= limit:
+        # fairseq would make one update more before it looks at its limit.
+        logger.info("the run has all its %d updates already", limit)
+        return
+    try:
+        fairseq_cli.train.main(node)
+    except SyncTalklipError as error:
+        raise _first_hand(error) from error
+
+
+def _first_hand(error: SyncTalklipError) -> SyncTalklipError:
+    """The error as it was raised: a worker of a data loader sends its whole trace in place of the sentence."""
+    text = str(error)
+    return type(error)(text.rstrip().splitlines()[-1].partition(": ")[2]) if text.startswith("Caught ") else error
 
 
 def summary(folder: str | Path) -> dict[str, Any]:

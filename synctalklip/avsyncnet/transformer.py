@@ -1,11 +1,12 @@
-"""The transformers of AV-SyncNet: encoder over frames, decoder over tokens. Pre-norm, batch first.
+"""The transformer encoder of AV-SyncNet over frames, and the attention that its decoder shares. Pre-norm.
 
-Legend: B clips, T video frames, D embedding, L tokens, S memory rows, V symbols, H heads.
+Legend: B clips, T video frames, D embedding, L tokens, S memory rows, H heads, E = D / H.
 
-State-dict names are those of fairseq's wav2vec 2.0 encoder and transformer decoder.
+State-dict names are those of fairseq's wav2vec 2.0 encoder.
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from synctalklip.errors import SyncTalklipError
 
-PAD = 1  # id of the padding symbol, in sentencepiece and in fairseq dictionaries alike
+KeysValues = tuple[Tensor, Tensor]  # (B, H, S, E) each
 
 
 class Attention(nn.Module):
@@ -31,19 +32,38 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, query: Tensor, memory: Tensor, keep: Tensor | None = None, causal: bool = False) -> Tensor:
-        """Args: keep, (B, 1, 1, S) bool, True where the memory may be looked at; causal excludes `keep`."""
-        q = self._split(self.q_proj(query))
-        k, v = self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
+        """Attend to `memory`; see `attend`."""
+        return self.attend(query, self.keys_values(memory), keep, causal)
+
+    def keys_values(self, memory: Tensor) -> KeysValues:
+        """What queries meet in the memory: (B, S, M) -> two (B, H, S, E)."""
+        return self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
+
+    def attend(
+        self, query: Tensor, keys_values: KeysValues, keep: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """Queries (B, L, D) over keys and values (B, H, S, E) -> (B, L, D).
+
+        Args:
+            keep: bool that broadcasts to (B, H, L, S), True where a query may look; excludes `causal`.
+            causal: query i looks at rows 0 to i.
+        """
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout, is_causal=causal)
+        qkv = (self._split(self.q_proj(query)), *keys_values)
+        exact = nullcontext()
+        if query.device.type == "cpu" and qkv[0].dtype == torch.bfloat16:
+            # On CPUs this kernel takes three to four times as long in half precision, on clips of a few seconds.
+            qkv, exact = [x.float() for x in qkv], torch.autocast("cpu", enabled=False)
+        with exact:
+            x = F.scaled_dot_product_attention(*qkv, attn_mask=keep, dropout_p=dropout, is_causal=causal)
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
-def _keep(padding_mask: Tensor | None) -> Tensor | None:
-    """(B, S) True = padding to the (B, 1, 1, S) True = visible of `Attention`."""
+def visible(padding_mask: Tensor | None) -> Tensor | None:
+    """(B, S), True = padding, to the (B, 1, 1, S), True = may be looked at, of `Attention`."""
     return None if padding_mask is None else ~padding_mask[:, None, None]
 
 
@@ -142,124 +162,9 @@ class TransformerEncoder(nn.Module):
         if padding_mask is not None:
             x = x.masked_fill(padding_mask[..., None], 0)
         x = F.dropout(x + self.pos_conv(x), self.dropout, self.training)
-        keep = _keep(padding_mask)
+        keep = visible(padding_mask)
         for module in self.layers[:layer]:
             if self.training and self.layerdrop and torch.rand(()).item() < self.layerdrop:
                 continue
             x = module(x, keep)
         return self.layer_norm(x) if layer is None else x
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, attention over the frames and a ReLU network, each after a norm."""
-
-    def __init__(
-        self,
-        dim: int,
-        ffn: int,
-        heads: int,
-        memory_dim: int,
-        dropout: float,
-        attention_dropout: float,
-        activation_dropout: float,
-    ):
-        super().__init__()
-        self.dropout, self.activation_dropout = dropout, activation_dropout
-        self.self_attn = Attention(dim, heads, attention_dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(dim)
-        self.encoder_attn = Attention(dim, heads, attention_dropout, memory_dim)
-        self.encoder_attn_layer_norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, ffn)
-        self.fc2 = nn.Linear(ffn, dim)
-        self.final_layer_norm = nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor, memory: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, L, D) tokens and (B, S, M) memory -> (B, L, D)."""
-        normed = self.self_attn_layer_norm(x)
-        x = x + F.dropout(self.self_attn(normed, normed, causal=True), self.dropout, self.training)
-        normed = self.encoder_attn_layer_norm(x)
-        x = x + F.dropout(self.encoder_attn(normed, memory, keep), self.dropout, self.training)
-        hidden = F.dropout(F.relu(self.fc1(self.final_layer_norm(x))), self.activation_dropout, self.training)
-        return x + F.dropout(self.fc2(hidden), self.dropout, self.training)
-
-
-class SinusoidalPositions(nn.Module):
-    """Fixed embedding of the place of a token, [sines | cosines]; the first token has place PAD + 1."""
-
-    def __init__(self, dim: int, count: int):
-        super().__init__()
-        half = dim // 2
-        rates = torch.exp(torch.arange(half) * (-math.log(10000) / (half - 1)))
-        angles = torch.arange(count + PAD + 1)[:, None] * rates
-        table = F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, dim % 2))
-        table[PAD] = 0
-        self.register_buffer("table", table, persistent=False)
-        self.register_load_state_dict_pre_hook(self._drop_unused)
-
-    @staticmethod
-    def _drop_unused(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-        # Files of older fairseq versions hold these; neither says anything that the table does not.
-        for name in ("_float_tensor", "weights"):
-            state.pop(prefix + name, None)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, L) ids -> (B, L, D); padding does not move the places of the others."""
-        real = tokens != PAD
-        return self.table[real.long().cumsum(1) * real + PAD]
-
-
-class TextDecoder(nn.Module):
-    """Token ids and encoded frames to logits of the next token; input and output share one embedding."""
-
-    def __init__(
-        self,
-        vocab_size: int,
-        layers: int,
-        dim: int,
-        ffn: int,
-        heads: int,
-        memory_dim: int,
-        *,
-        dropout: float,
-        attention_dropout: float,
-        activation_dropout: float,
-        max_positions: int,
-    ):
-        super().__init__()
-        self.dropout, self.max_target_positions = dropout, max_positions
-        self.embed_tokens = nn.Embedding(vocab_size, dim)
-        self.embed_positions = SinusoidalPositions(dim, max_positions)
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim, ffn, heads, memory_dim, dropout, attention_dropout, activation_dropout)
-            for _ in range(layers)
-        )
-        self.layer_norm = nn.LayerNorm(dim)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.embed_tokens.weight, 0, dim**-0.5)
-        with torch.no_grad():
-            self.embed_tokens.weight[PAD].zero_()
-
-    def forward(self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Teacher-forced decoding.
-
-        Args:
-            prev_tokens: (B, L) ids, end-of-sentence first, PAD (1) behind the last.
-            embeddings: (B, T, D) encoded frames.
-            padding_mask: (B, T) bool, True where padded.
-
-        Returns:
-            (B, L, V) logits.
-        """
-        if prev_tokens.shape[1] > self.max_target_positions:
-            raise SyncTalklipError(
-                f"{prev_tokens.shape[1]} tokens: the decoder has {self.max_target_positions} positions"
-            )
-        x = self.embed_tokens(prev_tokens) + self.embed_positions(prev_tokens)
-        x = F.dropout(x, self.dropout, self.training)
-        keep = _keep(padding_mask)
-        for layer in self.layers:
-            x = layer(x, embeddings, keep)
-        return F.linear(self.layer_norm(x), self.embed_tokens.weight)

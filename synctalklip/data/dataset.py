@@ -8,42 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from synctalklip.data.augment import Augmentation, augment_rois
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.features import normalize_roi
+from synctalklip.data.features import audio_features, normalize_roi
 from synctalklip.data.labels import DatasetError, FrameLabels
 from synctalklip.data.manifest import Clip
+from synctalklip.data.noise import NoiseMixer
 from synctalklip.data.text import EOS, PAD, Tokenizer
 
 logger = logging.getLogger(__name__)
 
-ROI_SIZE, CROP_SIZE = 96, 88
-
 MODALITIES = ("audio", "video")
-
-
-@dataclass
-class Augmentation:
-    """What is drawn for every clip of a training epoch; one draw for all frames of the clip.
-
-    Attributes:
-        random_crop: a random 88x88 window instead of the central one.
-        flip: probability of a mirror image.
-        resample: probability of shrinking the ROI and enlarging it again, which makes it as soft as a ROI
-            that was pasted from a 96x96 face crop.
-        resample_factor: mean shrinking; the canonical face box is 185 ROI pixels wide, 185/96 = 1.93.
-        jitter: largest relative change of contrast, and of brightness in units of half the grey range.
-    """
-
-    random_crop: bool = False
-    flip: float = 0.0
-    resample: float = 0.0
-    resample_factor: float = 1.93
-    jitter: float = 0.0
 
 
 @dataclass
@@ -52,46 +31,14 @@ class Limits:
 
     Attributes:
         crop_frames: if set, a random window of this many frames of each clip (never with transcripts).
+        pad: clips of a batch are filled up to the longest; false cuts them to the shortest, each at a
+            random place (never with transcripts).
     """
 
     min_frames: int = 5
     max_frames: int = 500
     crop_frames: int | None = None
-
-
-def resample_roi(rois: np.ndarray, factor: float) -> np.ndarray:
-    """Shrink frames (T,H,W) uint8 by `factor` (area mean) and enlarge them again (bilinear)."""
-    height, width = rois.shape[1:]
-    small = (max(1, round(width / factor)), max(1, round(height / factor)))
-    return np.stack(
-        [cv2.resize(cv2.resize(frame, small, interpolation=cv2.INTER_AREA), (width, height)) for frame in rois]
-    )
-
-
-def _jitter(rois: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    contrast = 1 + amount * rng.uniform(-1, 1)
-    brightness = 64 * amount * rng.uniform(-1, 1)
-    mean = float(rois.mean())
-    levels = (np.arange(256) - mean) * contrast + mean + brightness
-    return np.clip(levels, 0, 255).astype(np.uint8)[rois]
-
-
-def augment_rois(rois: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
-    """Draw one change for a clip: (T,96,96) uint8 -> (T,88,88) float32, normalised.
-
-    Every number is drawn whether it is used or not, so that switching one augmentation off leaves the
-    draws of the others as they were.
-    """
-    margin = rois.shape[-1] - CROP_SIZE
-    top, left = rng.integers(0, margin + 1, 2)
-    flip, soften = rng.random(2)
-    factor = augmentation.resample_factor * rng.uniform(0.9, 1.1)
-    if soften < augmentation.resample:
-        rois = resample_roi(rois, factor)
-    if augmentation.jitter:
-        rois = _jitter(rois, augmentation.jitter, rng)
-    crop: Any = (int(top), int(left)) if augmentation.random_crop else "center"
-    return normalize_roi(rois, crop=crop, flip=bool(flip < augmentation.flip))
+    pad: bool = True
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -104,10 +51,11 @@ class ClipDataset(torch.utils.data.Dataset):
         augmentation: None for validation and inference.
         modalities: what is read; a modality left out is None in the batch.
         seed: of the augmentation and of the order of clips.
-        cache: keep decoded clips in memory.
+        cache: keep decoded clips in memory; see `ClipReader`.
+        disk_cache: keep decoded mouth ROIs on the disk; see `ClipReader`.
 
     Raises:
-        DatasetError: no clip is left, or transcripts are asked for together with `crop_frames`.
+        DatasetError: no clip is left, clips with transcripts would be cut, or a setting of the noise is wrong.
     """
 
     def __init__(
@@ -120,18 +68,24 @@ class ClipDataset(torch.utils.data.Dataset):
         modalities: Sequence[str] = MODALITIES,
         seed: int = 1,
         cache: bool = False,
+        disk_cache: bool = False,
     ) -> None:
         limits = limits or Limits()
         unknown = sorted(set(modalities) - set(MODALITIES))
         if unknown or not modalities:
             raise DatasetError(f"modalities {list(modalities)}: choose from {', '.join(MODALITIES)}")
-        if tokenizer is not None and limits.crop_frames:
-            raise DatasetError("crop_frames cuts clips, which leaves transcripts without their video; set it to null")
+        if tokenizer is not None and (limits.crop_frames or not limits.pad):
+            raise DatasetError(
+                "crop_frames and pad=false cut clips, which leaves transcripts without their video; set them to null "
+                "and true"
+            )
         self.clips = _usable(clips, tokenizer, labels, limits)
         self.tokenizer, self.labels = tokenizer, list(labels)
         self.augmentation, self.modalities = augmentation, tuple(modalities)
-        self.crop_frames, self.seed = limits.crop_frames, seed
-        self.reader = ClipReader(self.clips, cache=cache)
+        self.crop_frames, self.pad, self.seed = limits.crop_frames, limits.pad, seed
+        self.reader = ClipReader(self.clips, cache=cache, disk_cache=disk_cache)
+        noise = augmentation.noise if augmentation is not None else None
+        self.noise = NoiseMixer(noise, self.reader) if noise is not None and noise.prob else None
         self.sizes = np.array([min(clip.frames, limits.crop_frames or clip.frames) for clip in self.clips])
         # Shared memory, so that workers which outlive an epoch see the new one.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
@@ -144,31 +98,36 @@ class ClipDataset(torch.utils.data.Dataset):
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Unpadded tensors of a clip: audio (104,T), video (T,88,88), target (L,), labels [(T,)]."""
+        """Unpadded tensors of a clip: audio (104,T), video (T,88,88), target (L,), labels [(T,)].
+
+        `place` in 0..1 says where a batch that does not pad cuts the clip.
+        """
         index = int(index)
-        clip = self.clips[index]
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
-        audio = self.reader.logfbank(index) if "audio" in self.modalities else None
-        rois = self.reader.rois(index) if "video" in self.modalities else None
-        video = None
-        if rois is not None:
-            augmentation = self.augmentation
-            video = normalize_roi(rois) if augmentation is None else augment_rois(rois, augmentation, rng)
+        clip, draw = self.clips[index], [self.seed, int(self._epoch), index]
         targets = [torch.from_numpy(labels.targets(clip)) for labels in self.labels]
         # Labels may be a frame short: nothing is predicted where there is no label.
         length = min([clip.frames, *(len(target) for target in targets)])
-        start = 0
-        if self.crop_frames and length > self.crop_frames:
-            start = int(rng.integers(0, length - self.crop_frames + 1))
-            length = self.crop_frames
-        window = slice(start, start + length)
-        item: dict[str, Any] = {"id": index, "frames": length}
-        item["audio"] = None if audio is None else audio[window].T
-        item["video"] = None if video is None else video[window]
+        place = np.random.default_rng([*draw, 1]).random()
+        window = window_at(place, length, min(length, self.crop_frames or length))
+        item: dict[str, Any] = {"id": index, "frames": window.stop - window.start, "place": place}
+        item["audio"] = self._audio(index, np.random.default_rng([*draw, 2]))[window].T if self._has("audio") else None
+        item["video"] = self._video(index, window, np.random.default_rng(draw)) if self._has("video") else None
         item["labels"] = [target[window] for target in targets]
         if self.tokenizer is not None:
             item["target"] = torch.tensor(self.tokenizer.encode(clip.text, eos=True))
         return item
+
+    def _has(self, modality: str) -> bool:
+        return modality in self.modalities
+
+    def _audio(self, index: int, rng: np.random.Generator) -> Tensor:
+        noisy = None if self.noise is None else self.noise.draw(index, rng)
+        return self.reader.logfbank(index) if noisy is None else audio_features(noisy, self.clips[index].frames)
+
+    def _video(self, index: int, window: slice, rng: np.random.Generator) -> Tensor:
+        # A copy: rows of the disk cache are read-only, and only those of the window are read.
+        rois = np.array(self.reader.rois(index)[window])
+        return normalize_roi(rois) if self.augmentation is None else augment_rois(rois, self.augmentation, rng)
 
     def order(self, bucket_frames: int, epoch: int) -> np.ndarray:
         """Indices by length, those of one bucket shuffled: (clips,) int64."""
@@ -176,8 +135,8 @@ class ClipDataset(torch.utils.data.Dataset):
         return np.lexsort((rng.random(len(self)), self.sizes // max(bucket_frames, 1)))
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """See `collate`."""
-        return collate(items)
+        """See `collate`; without padding all clips are cut to the shortest first."""
+        return collate(items if self.pad else cut_to_shortest(items))
 
 
 def _usable(
@@ -188,7 +147,7 @@ def _usable(
     def reason(clip: Clip) -> str:
         if not limits.min_frames <= clip.frames <= limits.max_frames:
             return f"length outside {limits.min_frames}..{limits.max_frames} frames"
-        if tokenizer is not None and not clip.text:
+        if tokenizer is not None and not clip.text.strip():
             return "no transcript"
         if not all(one.fits(clip) for one in labels):
             return "no frame labels of the same length"
@@ -207,6 +166,35 @@ def _usable(
     if not kept:
         raise DatasetError(f"none of {len(clips)} clips can be used ({summary or 'the split is empty'})")
     return kept
+
+
+def window_at(place: float, length: int, frames: int) -> slice:
+    """`frames` of a clip of `length`; `place` in 0..1 goes from its first window to its last.
+
+    A window of a window at the same place is nearly the window at that place, so cutting twice stays even.
+    """
+    start = int(place * (length - frames + 1))
+    return slice(start, start + frames)
+
+
+def cut_to_shortest(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cut every clip of a batch to the frames of the shortest, each at its own `place`.
+
+    Source: AV-HuBERT's pre-training on VoxCeleb2.
+    """
+    shortest = min(item["frames"] for item in items)
+
+    def cut(item: dict[str, Any]) -> dict[str, Any]:
+        window = window_at(item["place"], item["frames"], shortest)
+        audio, video = item["audio"], item["video"]
+        return item | {
+            "frames": shortest,
+            "audio": None if audio is None else audio[:, window],
+            "video": None if video is None else video[window],
+            "labels": [labels[window] for labels in item["labels"]],
+        }
+
+    return [cut(item) for item in items]
 
 
 def _pad_stack(tensors: Sequence[Tensor], dim: int, value: float = 0) -> Tensor:
@@ -256,20 +244,39 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def frame_budget_batches(
-    sizes: np.ndarray, order: np.ndarray, max_frames: int, max_clips: int | None = None
+    sizes: np.ndarray, order: np.ndarray, max_frames: int, max_clips: int | None = None, multiple: int = 1
 ) -> list[list[int]]:
     """Cut `order` into batches whose padded size (clips x longest) stays within `max_frames`.
 
-    A clip longer than the budget makes a batch of its own.
+    A clip longer than the budget makes a batch of its own. A full batch of more than `multiple` clips leaves
+    what is over a multiple of it to the next batch; no clip is left out.
     """
     batches: list[list[int]] = []
+    batch: list[int] = []
     longest = 0
     for index in map(int, order):
-        grown = max(longest, int(sizes[index]))
-        full = not batches or grown * (len(batches[-1]) + 1) > max_frames or len(batches[-1]) == max_clips
-        if full:
-            batches.append([])
-            grown = int(sizes[index])
-        batches[-1].append(index)
-        longest = grown
+        size = int(sizes[index])
+        while batch and (max(longest, size) * (len(batch) + 1) > max_frames or len(batch) == max_clips):
+            kept = len(batch) - len(batch) % multiple or len(batch)
+            batches.append(batch[:kept])
+            batch = batch[kept:]
+            longest = max((int(sizes[left]) for left in batch), default=0)
+        batch.append(index)
+        longest = max(longest, size)
+    return [*batches, batch] if batch else batches
+
+
+def split_to_multiple(batches: list[list[int]], multiple: int) -> list[list[int]]:
+    """Halve the batches of most clips until their number is a multiple of `multiple`, or each is one clip.
+
+    With as many batches as passes in every update, no device waits and the last update of an epoch is a
+    whole one.
+    """
+    batches = list(batches)
+    for _ in range(-len(batches) % multiple):
+        most = max(range(len(batches)), key=lambda index: len(batches[index]))
+        batch = batches[most]
+        if len(batch) < 2:
+            break
+        batches[most : most + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
     return batches

@@ -4,6 +4,8 @@ N faces, H, W height and width in pixels. The parts live in `detectors.py`, `tra
 need no torch; this module offers them under one name.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,6 +44,13 @@ __all__ = [
 BGR_TO_GREY = (0.114, 0.587, 0.299)
 
 
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Numbers that are copied to a GPU anew in every step would make it wait for the processor.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
 def faces_to_rois(faces: Tensor, matrices: Tensor, rois: Tensor) -> Tensor:
     """Paste generated faces into their mouth ROIs, as the lip expert sees them; differentiable in all inputs.
 
@@ -58,7 +67,7 @@ def faces_to_rois(faces: Tensor, matrices: Tensor, rois: Tensor) -> Tensor:
     """
     height, width = faces.shape[-2:]
     rows, columns = rois.shape[-2:]
-    weights = faces.new_tensor(BGR_TO_GREY).view(1, 3, 1, 1)
+    weights = _constant(BGR_TO_GREY, faces.dtype, faces.device).view(1, 3, 1, 1)
     grey = (faces * weights).sum(dim=1, keepdim=True)
     # The coordinates stay in float32 even if the faces come in half precision: 8 bits cannot hold them.
     matrices = matrices.float()
@@ -71,7 +80,7 @@ def faces_to_rois(faces: Tensor, matrices: Tensor, rois: Tensor) -> Tensor:
     a, b, c, d = matrices[:, :, :2].flatten(1).unbind(dim=1)
     inverse = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / (a * d - b * c).view(-1, 1, 1)
     places = torch.einsum("nij,njk->nki", inverse, offsets).view(-1, rows, columns, 2)
-    last = places.new_tensor([width - 1, height - 1])
+    last = _constant((width - 1, height - 1), places.dtype, places.device)
     inside = ((places >= 0) & (places <= last)).all(dim=-1)
     grid = (places / last * 2 - 1).to(grey.dtype)
     warped = functional.grid_sample(grey, grid, mode="bilinear", padding_mode="border", align_corners=True)

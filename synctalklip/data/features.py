@@ -29,6 +29,7 @@ ROI_MEAN, ROI_STD = 0.421, 0.165
 _FRAME_SECONDS, _HOP_SECONDS = 0.025, 0.01
 _PREEMPHASIS = 0.97
 _LIFTER = 22
+_BLOCK = 256  # frames at a time: the spectra of a long recording leave the caches and take fresh memory
 _EPS = float(np.finfo(np.float64).eps)  # python_speech_features puts this in the place of an exact zero
 
 Wave = np.ndarray | Tensor
@@ -182,10 +183,15 @@ def _filterbank_energies(wave: Wave, sample_rate: int) -> tuple[Tensor, Tensor]:
     count = 1 + max(math.ceil((len(signal) - length) / hop), 0)
     signal = F.pad(signal, (0, (count - 1) * hop + length - len(signal)))
     fft_size = 1 << (length - 1).bit_length()
-    spectrum = torch.fft.rfft(signal.unfold(0, length, hop), fft_size)
-    power = (spectrum.real.square() + spectrum.imag.square()) / fft_size
-    energies = power @ _mel_filters(sample_rate, fft_size).to(power.device)
-    total = power.sum(1)
+    # The division by the size of the transform is left to the few values at the end; a power of two is exact.
+    filters = _mel_filters(sample_rate, fft_size).T.to(signal.device) / fft_size
+    energies, total = [], []
+    for frames in signal.unfold(0, length, hop).split(_BLOCK):
+        squares = torch.view_as_real(torch.fft.rfft(frames, fft_size)).square()
+        power = squares[..., 0] + squares[..., 1]
+        energies.append(filters @ power.T)
+        total.append(power.sum(1) / fft_size)
+    energies, total = torch.cat(energies, 1).T.contiguous(), torch.cat(total)
     return energies.masked_fill(energies == 0, _EPS), total.masked_fill(total == 0, _EPS)
 
 

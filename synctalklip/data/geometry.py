@@ -21,6 +21,10 @@ MOUTH_POINTS = slice(48, 68)
 # The face crop on the canvas: chin and mouth inside, the lower half begins at the nose.
 FACE_CENTRE = np.array([129.0, 136.0])
 FACE_SIDE = 164.0
+# How mouth ROIs are cut: aligned by landmarks (AV-HuBERT), or the middle of the frame (the public TalkLip recipe).
+ROI_MODES = ("landmark", "center88")
+# Side of an LRS frame; the recipe looks at the 88x88 pixels in its middle.
+CENTRE_FRAME = 160
 
 
 class FaceError(SyncTalklipError):
@@ -136,6 +140,32 @@ def geometry(landmarks: np.ndarray, window: int = 11, mouth_window: int = 5) -> 
     linear = transforms[:, :, :2]
     matrices = np.concatenate([linear * pixel, linear @ corner + transforms[:, :, 2:]], axis=2)
     return Geometry(*(array.astype(np.float32) for array in (boxes, transforms, matrices)))
+
+
+def centre_rois(cuts: Geometry, width: int, height: int) -> Geometry:
+    """The same face crops with the mouth ROIs of the public TalkLip recipe (facts part 2.4).
+
+    The frame, or the square in the middle of one that is not square, is resized to 160x160; the ROI is its middle
+    96x96, so that the middle 88x88 of the ROI is that of the frame. It only shows the mouth in frames that were cut
+    around the face, as those of LRS were.
+
+    Args:
+        cuts: what `geometry` gave.
+        width: of the frames. height: of the frames.
+    """
+    side = min(width, height)
+    scale = CENTRE_FRAME / side
+    corner = np.array([(width - side) / 2, (height - side) / 2])
+    transform = np.zeros((len(cuts.boxes), 2, 3))
+    transform[:, [0, 1], [0, 1]] = scale
+    # Pixel centres lie at whole numbers, so the edges of a picture are half a pixel outside.
+    transform[:, :, 2] = (0.5 - corner) * scale - 0.5 - (CENTRE_FRAME - ROI_SIZE) / 2
+    boxes = cuts.boxes.astype(np.float64)
+    pixel = (boxes[:, 2:] - boxes[:, :2]) / FACE_SIZE
+    matrices = np.zeros_like(transform)
+    matrices[:, [0, 1], [0, 1]] = scale * pixel
+    matrices[:, :, 2] = scale * (boxes[:, :2] + pixel / 2) + transform[:, :, 2]
+    return Geometry(cuts.boxes, transform.astype(np.float32), matrices.astype(np.float32))
 
 
 def _warp(frame: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:

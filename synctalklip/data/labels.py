@@ -66,17 +66,22 @@ def read_labels(folder: str | Path) -> FrameLabels:
     """Read what `write_labels` wrote.
 
     Raises:
-        DatasetError: files are missing, a line is malformed, or a label is outside 0..clusters-1.
+        DatasetError: files are missing or no text, a line is malformed, a clip is listed twice, or a label is
+            outside 0..clusters-1.
     """
     path, info_path = Path(folder) / "labels.txt", Path(folder) / "info.json"
     if not path.is_file() or not info_path.is_file():
         raise DatasetError(f"{folder}: no labels.txt and info.json there; make them with scripts/cluster.py")
-    info = json.loads(info_path.read_text(encoding="utf-8"))
-    clusters, rate = int(info["clusters"]), int(info["rate"])
-    if rate % VIDEO_RATE:
+    try:
+        info = json.loads(info_path.read_text(encoding="utf-8"))
+        clusters, rate = int(info["clusters"]), int(info["rate"])
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (ValueError, TypeError, KeyError) as error:
+        raise DatasetError(f"{folder}: damaged labels ({error}); make them anew with scripts/cluster.py") from error
+    if rate < 1 or rate % VIDEO_RATE:
         raise DatasetError(f"{info_path}: label rate {rate} is no multiple of {VIDEO_RATE} a second (100 or 25)")
     labels = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         name, tab, row = line.partition("\t")
         try:
             values = np.array(row.split(), dtype=np.int64)
@@ -86,5 +91,7 @@ def read_labels(folder: str | Path) -> FrameLabels:
             raise DatasetError(f"{path}: line {number} is not 'id<TAB>label label ...'")
         if values.min() < 0 or values.max() >= clusters:
             raise DatasetError(f"{path}: line {number} has a label outside 0..{clusters - 1}")
+        if name in labels:
+            raise DatasetError(f"{path}: line {number} lists clip {name!r} a second time; remove one of the lines")
         labels[name] = values
     return FrameLabels(Path(folder).name, clusters, rate, labels)

@@ -82,10 +82,13 @@ def prepare(
             frames += 0 if outcome.kept else outcome.frames
             bar.set_postfix_str(f"{frames / (perf_counter() - started):.0f} frames/s", refresh=False)
             bar.update()
-    return _finish(clips, [outcomes[index] for index in range(len(clips))], prepared, perf_counter() - started)
+    ordered = [outcomes[index] for index in range(len(clips))]
+    return _finish(clips, ordered, prepared, settings.roi_mode, perf_counter() - started)
 
 
-def _finish(clips: Sequence[SourceClip], outcomes: Sequence[Outcome], prepared: Path, seconds: float) -> Counts:
+def _finish(
+    clips: Sequence[SourceClip], outcomes: Sequence[Outcome], prepared: Path, roi_mode: str, seconds: float
+) -> Counts:
     good, bad = [], []
     for clip, outcome in zip(clips, outcomes, strict=True):
         if outcome.reason is not None:
@@ -100,6 +103,7 @@ def _finish(clips: Sequence[SourceClip], outcomes: Sequence[Outcome], prepared: 
                     text=outcome.text,
                     speaker=clip.speaker,
                     source=str(clip.video),
+                    roi_mode=roi_mode,
                 )
             )
     bad.sort(key=lambda rejected: rejected.id)

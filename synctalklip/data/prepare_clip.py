@@ -18,7 +18,16 @@ import numpy as np
 from synctalklip.build import build
 from synctalklip.data import media
 from synctalklip.data.detectors import FaceDetector
-from synctalklip.data.geometry import FACE_SIZE, ROI_SIZE, FaceError, crop_face, crop_roi, geometry
+from synctalklip.data.geometry import (
+    FACE_SIZE,
+    ROI_MODES,
+    ROI_SIZE,
+    FaceError,
+    centre_rois,
+    crop_face,
+    crop_roi,
+    geometry,
+)
 from synctalklip.data.layouts import SourceClip
 from synctalklip.data.text import TextError, normalize_text, read_grid_transcript, read_lrs_transcript
 from synctalklip.data.tracking import Track, track_face
@@ -37,12 +46,18 @@ class Settings:
         min_frames: shorter clips are rejected.
         max_frames: longer clips are rejected, None for any length.
         min_detected: share of the frames that must show the face.
+        roi_mode: how mouth ROIs are cut, one of `geometry.ROI_MODES`.
     """
 
     crf: float
     min_frames: int
     max_frames: int | None
     min_detected: float
+    roi_mode: str
+
+    def __post_init__(self) -> None:
+        if self.roi_mode not in ROI_MODES:
+            raise SyncTalklipError(f"roi_mode is '{self.roi_mode}'; use one of {', '.join(ROI_MODES)}")
 
 
 @dataclass(frozen=True)
@@ -197,7 +212,7 @@ def prepare_clip(clip: SourceClip, prepared: Path, settings: Settings, detector:
         )
     outputs = output_paths(prepared, clip.id)
     media.write_wav(outputs["audio"], wave)
-    _write_crops(clip.video, track, outputs, settings.crf)
+    _write_crops(clip.video, track, outputs, settings)
     return Outcome(frames, len(wave), text)
 
 
@@ -208,9 +223,11 @@ def _counted(video: Path, max_frames: int | None) -> object:
         yield frame
 
 
-def _write_crops(video: Path, track: Track, outputs: dict[str, Path], crf: float) -> None:
-    cuts = geometry(track.landmarks)
-    size = (0, 0)
+def _write_crops(video: Path, track: Track, outputs: dict[str, Path], settings: Settings) -> None:
+    height, width = next(iter(media.read_frames(video))).shape[:2]
+    cuts, crf = geometry(track.landmarks), settings.crf
+    if settings.roi_mode == "center88":
+        cuts = centre_rois(cuts, width, height)
     with (
         media.VideoWriter(
             outputs["faces"], media.FPS, (FACE_SIZE, FACE_SIZE), crf=crf, pixel_format="yuv444p"
@@ -220,7 +237,6 @@ def _write_crops(video: Path, track: Track, outputs: dict[str, Path], crf: float
         for frame, box, transform in zip(media.read_frames(video), cuts.boxes, cuts.transforms, strict=True):
             faces.write(crop_face(frame, box))
             rois.write(crop_roi(frame, transform))
-            size = frame.shape[1], frame.shape[0]
     memory = io.BytesIO()
     np.savez(
         memory,
@@ -229,6 +245,6 @@ def _write_crops(video: Path, track: Track, outputs: dict[str, Path], crf: float
         matrices=cuts.matrices,
         landmarks=track.landmarks,
         detected=track.detected,
-        source_size=np.array(size),
+        source_size=np.array((width, height)),
     )
     media.write_bytes(outputs["tracks"], memory.getvalue())

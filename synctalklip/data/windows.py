@@ -7,7 +7,6 @@ Legend: B clips, T video frames at 25 Hz, N frames to paint of all clips of a ba
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,83 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from synctalklip.data.clips import ClipReader
+from synctalklip.data.draws import SAMPLES, Plan, WindowConfig, identity_start, quiet_starts, window_starts
+from synctalklip.data.features import audio_features
 from synctalklip.data.manifest import Clip
 from synctalklip.data.text import Tokenizer
 from synctalklip.errors import SyncTalklipError
-
-IDENTITY_MODES = ("window", "frame")
-
-
-@dataclass(frozen=True)
-class WindowConfig:
-    """How the frames to paint and their identity frames are drawn.
-
-    Attributes:
-        frames: length of a window of consecutive frames.
-        fraction: windows per frame of the clip (0.08 of 75 frames are 6 windows).
-        min_windows: at least so many windows a clip, as far as they fit.
-        max_windows: at most so many, null for no limit.
-        identity: "window", as many consecutive frames paired one to one, or "frame", one frame for the window.
-        min_gap: frames between a window and its identity frames, as far as the clip is long enough.
-    """
-
-    frames: int
-    fraction: float
-    min_windows: int
-    max_windows: int | None
-    identity: str
-    min_gap: int
-
-    def __post_init__(self) -> None:
-        if self.identity not in IDENTITY_MODES:
-            raise SyncTalklipError(f"windows.identity is '{self.identity}'; use one of {', '.join(IDENTITY_MODES)}")
-        if self.frames < 1 or self.min_windows < 1 or self.min_gap < 0 or not 0 <= self.fraction <= 1:
-            raise SyncTalklipError(
-                "windows: frames and min_windows start at 1, min_gap at 0, and fraction lies in 0..1"
-            )
-
-    def count(self, length: int) -> int:
-        """Number of windows of a clip of `length` frames."""
-        wanted = max(int(self.fraction * length), self.min_windows)
-        wanted = min(wanted, self.max_windows or wanted)
-        return max(1, min(wanted, length // self.frames))
-
-    def images(self, length: int) -> int:
-        """Number of frames to paint of a clip of `length` frames."""
-        return self.count(length) * min(self.frames, length)
-
-
-def window_starts(length: int, count: int, frames: int, rng: np.random.Generator | None) -> np.ndarray:
-    """First frames of `count` disjoint windows, sorted, all arrangements equally likely.
-
-    Args:
-        length: T of the clip.
-        count: number of windows; `count * frames <= length`, or 1.
-        frames: length of a window.
-        rng: source of chance; None spreads the windows evenly (validation).
-    """
-    frames = min(frames, length)
-    free = length - count * frames
-    # Shrink every window to one frame: drawing disjoint windows becomes drawing distinct places.
-    if rng is None:
-        places = np.round((np.arange(count) + 0.5) * free / count).astype(np.int64)
-        return places + np.arange(count) * frames
-    places = np.sort(rng.choice(free + count, size=count, replace=False))
-    return places + np.arange(count) * (frames - 1)
-
-
-def identity_start(start: int, length: int, frames: int, min_gap: int, rng: np.random.Generator) -> int:
-    """First frame of the identity window of the window at `start`.
-
-    The two are at least `min_gap` frames apart. A clip that is too short for that gives the farthest window it has.
-    """
-    frames = min(frames, length)
-    starts = np.arange(length - frames + 1)
-    gap = np.abs(starts - start) - frames
-    allowed = starts[gap >= min_gap]
-    if len(allowed) == 0:
-        allowed = starts[gap == gap.max()]
-    return int(rng.choice(allowed))
+from synctalklip.metrics.syncnet import sound_windows
 
 
 class WindowDataset(Dataset):
@@ -103,12 +31,21 @@ class WindowDataset(Dataset):
         config: how windows and identity frames are drawn.
         tokenizer: makes the token ids of the lip-reading loss; None leaves them out.
         seed: seed of all draws.
-        train: False spreads the windows evenly over the clip and ignores the epoch.
+        train: False spreads the windows evenly over the clip, ignores the epoch and makes no silence.
+        sound: items also carry what SyncNet hears of each window.
     """
 
-    def __init__(self, reader: ClipReader, config: WindowConfig, tokenizer: Tokenizer | None, seed: int, train: bool):
+    def __init__(
+        self,
+        reader: ClipReader,
+        config: WindowConfig,
+        tokenizer: Tokenizer | None,
+        seed: int,
+        train: bool,
+        sound: bool = False,
+    ):
         self.reader, self.config, self.tokenizer = reader, config, tokenizer
-        self.seed, self.train = seed, train
+        self.seed, self.train, self.sound = seed, train, sound
         if tokenizer is not None:
             silent = [clip.id for clip in reader.clips if not clip.text]
             if silent:
@@ -124,41 +61,84 @@ class WindowDataset(Dataset):
         """Number of frames to paint of each clip."""
         return [self.config.images(clip.frames) for clip in self.reader.clips]
 
-    def draw(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Target frames and the identity frame of each, both (n,) int64."""
+    def plan(self, epoch: int, index: int) -> Plan:
+        """Windows, their identity windows, and which of them are silent."""
         clip, config = self.reader.clips[index], self.config
         rng = np.random.default_rng((self.seed, epoch if self.train else 0, index))
         frames = min(config.frames, clip.frames)
         starts = window_starts(clip.frames, config.count(clip.frames), frames, rng if self.train else None)
+        silent = np.zeros(len(starts), bool)
+        if self.train and config.silence is not None:
+            starts, silent = self._silence(index, starts, frames, rng)
         sources = [identity_start(int(s), clip.frames, frames, config.min_gap, rng) for s in starts]
-        steps = np.arange(frames)
-        target = (starts[:, None] + steps).reshape(-1)
-        held = steps if config.identity == "window" else np.zeros_like(steps)
-        return target, (np.asarray(sources)[:, None] + held).reshape(-1)
+        return Plan(starts, np.asarray(sources), silent)
+
+    def _silence(
+        self, index: int, starts: np.ndarray, frames: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Move some windows to silent places that no other window takes."""
+        starts, silent = starts.copy(), np.zeros(len(starts), bool)
+        chosen = np.flatnonzero(rng.random(len(starts)) < self.config.silence.probability)
+        if len(chosen) == 0:
+            return starts, silent
+        length = self.reader.clips[index].frames
+        quiet = quiet_starts(self.reader.wave(index), length, frames, self.config.silence.threshold_db)
+        for window in chosen:
+            others = np.delete(starts, window)
+            free = quiet[(np.abs(quiet[:, None] - others) >= frames).all(axis=1)]
+            if len(free):
+                starts[window], silent[window] = rng.choice(free), True
+        order = np.argsort(starts)
+        return starts[order], silent[order]
+
+    def draw(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Target frames and the identity frame of each, both (n,) int64."""
+        return self._frames(self.plan(epoch, index), index)
+
+    def _frames(self, plan: Plan, index: int) -> tuple[np.ndarray, np.ndarray]:
+        steps = np.arange(min(self.config.frames, self.reader.clips[index].frames))
+        held = steps if self.config.identity == "window" else np.zeros_like(steps)
+        return (plan.starts[:, None] + steps).reshape(-1), (plan.sources[:, None] + held).reshape(-1)
+
+    def _audio(self, plan: Plan, index: int) -> Tensor:
+        """Features of the clip's sound, (T,104), digital silence in silent windows."""
+        if not plan.silent.any():
+            return torch.as_tensor(self.reader.logfbank(index)).float()
+        wave = np.array(self.reader.wave(index))
+        for start in plan.starts[plan.silent]:
+            wave[start * SAMPLES : (start + self.config.frames) * SAMPLES] = 0
+        return audio_features(wave, self.reader.clips[index].frames)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """Item of (epoch, clip index).
 
         Returns:
             `clip`; `frames` (n,) int64; `target`, `identity` (n,96,96,3) uint8 BGR; `matrices` (n,2,3) float32;
-            `rois` (T,96,96) uint8; `audio` (T,104) float32; `tokens` (L,) int64 ending in eos, or None.
+            `silent` (n,) bool; `rois` (T,96,96) uint8; `audio` (T,104) float32; `tokens` (L,) int64 ending in eos,
+            or None; `sound` (s,13,20), MFCC of the windows that are not silent, or None.
         """
         epoch, index = key
         clip: Clip = self.reader.clips[index]
-        target, identity = self.draw(epoch, index)
+        plan = self.plan(epoch, index)
+        target, identity = self._frames(plan, index)
         faces = self.reader.faces(index)
-        tokens = None
+        tokens = sound = None
         if self.tokenizer is not None:
             tokens = torch.tensor([*self.tokenizer.encode(clip.text), self.tokenizer.eos])
+        if self.sound:
+            windows = sound_windows(torch.as_tensor(self.reader.mfcc(index)), clip.frames).squeeze(1)
+            sound = windows[torch.from_numpy(plan.starts[~plan.silent])]
         return {
             "clip": clip.id,
             "frames": torch.from_numpy(target),
             "target": torch.from_numpy(faces[target]),
             "identity": torch.from_numpy(faces[identity]),
             "matrices": torch.from_numpy(self.reader.matrices(index)[target]).float(),
+            "silent": torch.from_numpy(np.repeat(plan.silent, len(target) // len(plan.starts))),
             "rois": torch.from_numpy(np.ascontiguousarray(self.reader.rois(index))),
-            "audio": torch.as_tensor(self.reader.logfbank(index)).float(),
+            "audio": self._audio(plan, index),
             "tokens": tokens,
+            "sound": sound,
         }
 
 
@@ -177,7 +157,9 @@ def collate(items: Sequence[dict[str, Any]], pad: int = 1, eos: int = 2) -> dict
     Returns:
         `clips` list of B ids; `clip` (N,) row of each frame in the batch and `frame` (N,) its place in that clip;
         `target`, `identity` (N,96,96,3) uint8; `matrices` (N,2,3); `rois` (B,T,96,96) uint8; `audio` (B,104,T);
-        `padding_mask` (B,T) true on padding; `tokens`, `prev_tokens` (B,L), or absent without a tokenizer.
+        `padding_mask` (B,T) true on padding; `silent` (N,) bool; `spoken` (n,) int64, which of the N are not silent,
+        and `spoken_counts`, how many of them each clip has, as numbers; `tokens`, `prev_tokens` (B,L), or absent
+        without a tokenizer; `sound` (s,13,20), or absent.
     """
     lengths = torch.tensor([len(item["rois"]) for item in items])
     counts = torch.tensor([len(item["frames"]) for item in items])
@@ -189,8 +171,13 @@ def collate(items: Sequence[dict[str, Any]], pad: int = 1, eos: int = 2) -> dict
         "audio": _pad([item["audio"] for item in items], 0).transpose(1, 2),
         "padding_mask": torch.arange(int(lengths.max())) >= lengths[:, None],
     }
-    for name in ("target", "identity", "matrices"):
+    for name in ("target", "identity", "matrices", "silent"):
         batch[name] = torch.cat([item[name] for item in items])
+    # Counted here, where it is free: to select by a mask on a GPU is to wait for it.
+    batch["spoken"] = torch.nonzero(~batch["silent"]).squeeze(1)
+    batch["spoken_counts"] = [int((~item["silent"]).sum()) for item in items]
+    if items[0]["sound"] is not None:
+        batch["sound"] = torch.cat([item["sound"] for item in items])
     if items[0]["tokens"] is not None:
         batch["tokens"] = _pad([item["tokens"] for item in items], pad)
         shifted = [torch.cat([torch.tensor([eos]), item["tokens"][:-1]]) for item in items]

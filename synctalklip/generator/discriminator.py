@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from synctalklip.generator.unet import UPPER_ROWS, scale_channels
 
@@ -47,9 +48,11 @@ class Discriminator(nn.Module):
         width: factor on the number of channels; 1.0 is the public structure.
         pairs: whether each size keeps its second convolution, as in the public structure; without them a step
             on a CPU is about twice as fast.
+        spectral_norm: divide every weight by its largest singular value (Miyato et al. 2018), which bounds how
+            steep the logits can get. The state dict then has the names of torch's parametrisation.
     """
 
-    def __init__(self, width: float = 1.0, pairs: bool = True):
+    def __init__(self, width: float = 1.0, pairs: bool = True, spectral_norm: bool = False):
         super().__init__()
         blocks = []
         cin = 3
@@ -63,9 +66,16 @@ class Discriminator(nn.Module):
             blocks.append(nn.Sequential(*convolutions))
         self.face_encoder_blocks = nn.ModuleList(blocks)
         self.binary_pred = nn.Sequential(nn.Conv2d(cin, 1, 1))
+        if spectral_norm:
+            for layer in [module for module in self.modules() if isinstance(module, nn.Conv2d)]:
+                parametrizations.spectral_norm(layer)
 
     def forward(self, faces: Tensor) -> Tensor:
         """Faces (N,3,96,96) in 0..1 -> logits (N,1); the upper half is not looked at."""
+        return self.score(faces)
+
+    def score(self, faces: Tensor) -> Tensor:
+        """`forward` without what may be wrapped around it (mixed precision, a compiler), for second derivatives."""
         x = faces[:, :, UPPER_ROWS:]
         for block in self.face_encoder_blocks:
             x = block(x)
@@ -74,11 +84,14 @@ class Discriminator(nn.Module):
 
 @contextmanager
 def readonly(module: nn.Module) -> Iterator[None]:
-    """Parameters of `module` get no gradient inside; gradients still pass through it to its input."""
-    states = [parameter.requires_grad for parameter in module.parameters()]
+    """Nothing of `module` changes inside: no gradients, no buffers; gradients still pass through it to its input."""
+    states, mode = [parameter.requires_grad for parameter in module.parameters()], module.training
     module.requires_grad_(False)
+    # Spectral norm refines its singular vectors in every training pass.
+    module.train(False)
     try:
         yield
     finally:
+        module.train(mode)
         for parameter, state in zip(module.parameters(), states, strict=True):
             parameter.requires_grad_(state)

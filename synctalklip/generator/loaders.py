@@ -12,6 +12,7 @@ from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import Clip, read_manifest
 from synctalklip.data.windows import ImageBudget, WindowConfig, WindowDataset, collate
 from synctalklip.errors import SyncTalklipError
+from synctalklip.metrics.syncnet import FRAMES
 
 
 class StageTwoData:
@@ -27,20 +28,24 @@ class StageTwoData:
         self.options, self.seed = config["trainer"], config["seed"]
         self.rank, self.processes = rank, processes
         path = config["expert"]["path"]
-        reads = config["loss"]["lambda_lip"] != 0
+        reads, hears = (config["loss"][name] != 0 for name in ("lambda_lip", "lambda_sync"))
+        windows = WindowConfig.from_config(config["windows"])
         if reads and expert.tokenizer is None:
             raise SyncTalklipError(f"{path}: holds no tokenizer, so it cannot read lips; set loss.lambda_lip=0")
         self.sets: dict[str, WindowDataset] = {}
         for split, limit in (("train", None), ("valid", self.options["valid_clips"])):
             clips = read_manifest(config["data"]["prepared"], split)[:limit]
             _assert_roi_mode(clips, expert.roi_mode, path)
+            if hears:
+                _assert_windows_fit_syncnet(clips, windows)
             # Without transcripts a corpus can still train every other term.
             self.sets[split] = WindowDataset(
                 ClipReader(clips, cache=self.options["cache"]),
-                WindowConfig(**config["windows"]),
+                windows,
                 expert.tokenizer if reads else None,
                 self.seed,
                 train=split == "train",
+                sound=hears,
             )
 
     def key(self) -> str:
@@ -76,6 +81,17 @@ class StageTwoData:
             prefetch_factor=self.options["prefetch"] if workers else None,
             # A loader draws a number when it starts; from the global source that would shift a resumed run.
             generator=torch.Generator(),
+        )
+
+
+def _assert_windows_fit_syncnet(clips: list[Clip], windows: WindowConfig) -> None:
+    if windows.frames != FRAMES:
+        raise SyncTalklipError(f"windows.frames is {windows.frames}; loss.lambda_sync needs {FRAMES}, as SyncNet sees")
+    short = [clip for clip in clips if clip.frames < FRAMES]
+    if short:
+        raise SyncTalklipError(
+            f"{short[0].root}: clip '{short[0].id}' has {short[0].frames} frames, loss.lambda_sync needs {FRAMES}; "
+            "prepare again with min_frames=5 or more"
         )
 
 

@@ -20,7 +20,7 @@ from synctalklip.checkpoint import CheckpointError
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.unet import UNetGenerator
 
-KIND = "generator"
+KIND, DISCRIMINATOR_KIND = "generator", "discriminator"
 TRAINABLE = ("none", "last", "all")
 
 
@@ -35,6 +35,7 @@ class AudioEncoder(nn.Module):
         super().__init__()
         self.w2v_model = AVHubert(config)
         self._trained: list[nn.Module] = []
+        self._held = False
         self.freeze("none", 0)
 
     def freeze(self, trainable: str, layers: int) -> None:
@@ -62,18 +63,33 @@ class AudioEncoder(nn.Module):
         self.w2v_model.mask_emb.requires_grad_(False)
         self.train(self.training)
 
+    @property
+    def held(self) -> bool:
+        """What may learn is frozen for the time being."""
+        return self._held
+
+    def hold(self, held: bool) -> None:
+        """Keep what may learn frozen for a while, or let it go.
+
+        Its parameters still ask for gradients and get none, so that optimiser and distributed training know them
+        from the start.
+        """
+        self._held = held
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> "AudioEncoder":
         """Training mode for what learns; the rest stays in eval mode, so that frozen means the same every step."""
         super().train(False)
         self.training = mode
         for module in self._trained:
-            module.train(mode)
+            module.train(mode and not self._held)
         self.w2v_model.feature_extractor_video.eval()
         return self
 
     def forward(self, audio: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Sound (B,104,T) -> embeddings (B,T,D)."""
-        return self.w2v_model.encode(audio=audio, video=None, padding_mask=padding_mask)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._held):
+            return self.w2v_model.encode(audio=audio, video=None, padding_mask=padding_mask)
 
 
 class TalkingFaceGenerator(UNetGenerator):
@@ -135,7 +151,13 @@ def build_generator(description: Mapping[str, Any]) -> TalkingFaceGenerator:
     return TalkingFaceGenerator(AVHubertConfig(**description["encoder"]), **sizes)
 
 
-def save_generator(path: str | Path, generator: TalkingFaceGenerator, step: int, expert_sha256: str) -> None:
+def save_generator(
+    path: str | Path,
+    generator: TalkingFaceGenerator,
+    step: int,
+    expert_sha256: str,
+    syncnet_sha256: str | None = None,
+) -> None:
     """Write the checkpoint that `load_generator` reads.
 
     Args:
@@ -143,6 +165,7 @@ def save_generator(path: str | Path, generator: TalkingFaceGenerator, step: int,
         generator: what is written.
         step: updates so far.
         expert_sha256: of the file of its supervisor, which must not be its judge too.
+        syncnet_sha256: of the file of the SyncNet that supervised it, if one did; the same holds for it.
     """
     checkpoint.save(
         path,
@@ -153,6 +176,7 @@ def save_generator(path: str | Path, generator: TalkingFaceGenerator, step: int,
             "step": step,
             "roi_mode": generator.roi_mode,
             "expert_sha256": expert_sha256,
+            "syncnet_sha256": syncnet_sha256,
         },
     )
 
@@ -186,3 +210,20 @@ def load_generator(
             "prepare the clips with that mode or train on them"
         )
     return generator.to(device).eval().requires_grad_(False)
+
+
+def start_from(module: nn.Module, path: str | Path, kind: str) -> None:
+    """Give a model that is about to be trained the weights of a checkpoint.
+
+    Args:
+        module: a `TalkingFaceGenerator` or a `Discriminator`.
+        path: `generator.pt` of a run, or a file that `scripts/convert_checkpoint.py` wrote.
+        kind: `KIND` or `DISCRIMINATOR_KIND`, which the checkpoint must be.
+
+    Raises:
+        CheckpointError: as `load_generator`.
+    """
+    state = checkpoint.load(path, kind=kind)
+    if not isinstance(state.get("model"), Mapping):
+        raise CheckpointError(f"{path}: holds no weights; convert or train it again")
+    checkpoint.load_weights(module, state["model"], path, "choose the sizes in its config, or another checkpoint")

@@ -19,9 +19,17 @@ from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.face import faces_to_rois
 from synctalklip.data.features import normalize_roi
 from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.schedule import LossSchedule
+from synctalklip.generator.sync_expert import SyncExpert
 
 PREFIX = "lambda_"
-CHOICES = {"form": ("distance", "infonce"), "encoder": ("generator", "expert"), "anchor": ("audio", "video")}
+CHOICES = {
+    "form": ("distance", "infonce", "audio_infonce"),
+    "encoder": ("generator", "expert"),
+    "anchor": ("audio", "video"),
+}
+# Terms that look at what is said in the painted frames, which frames painted in silence do not show.
+SPOKEN = ("lip", "cav", "sync")
 
 
 def weights_of(loss: Mapping[str, Any]) -> dict[str, float]:
@@ -59,8 +67,8 @@ class Painted:
 
     @cached_property
     def shown(self) -> Tensor:
-        """(N,) bool, which painted frames belong to clips that the expert looks at."""
-        return self.batch["clip"] < (self.clips or len(self.batch["rois"]))
+        """(n,) int64, the painted frames that the expert looks at; silent ones it does not."""
+        return self.batch["spoken"][: sum(self.batch["spoken_counts"][: self.clips])]
 
     @cached_property
     def padding_mask(self) -> Tensor:
@@ -122,23 +130,48 @@ class Objective:
         loss: the loss config.
         expert: frozen AV-SyncNet.
         discriminator: the critic; the caller holds it read-only.
+        sync_expert: frozen SyncNet of the term `sync`.
+
+    Attributes:
+        weights: the full weight of each term that is not switched off.
     """
 
-    def __init__(self, loss: Mapping[str, Any], expert: Expert, discriminator: nn.Module):
-        self.loss, self.expert, self.discriminator = loss, expert, discriminator
+    def __init__(
+        self,
+        loss: Mapping[str, Any],
+        expert: Expert,
+        discriminator: nn.Module,
+        sync_expert: SyncExpert | None = None,
+    ):
+        self.loss, self.expert, self.discriminator, self.sync_expert = loss, expert, discriminator, sync_expert
         self.weights = weights_of(loss)
+        self.schedule = LossSchedule(loss["schedule"], list(TERMS))
+        if not self.weights_at(0):
+            raise SyncTalklipError("loss: no term counts at step 0; give one a lambda above 0 and schedule [0, 0]")
         options = loss["contrastive"]
         for name, choices in CHOICES.items():
             if options[name] not in choices:
                 raise SyncTalklipError(f"loss.contrastive.{name} is '{options[name]}'; use one of {', '.join(choices)}")
+        if options["form"] == "audio_infonce" and options["anchor"] != "audio":
+            raise SyncTalklipError("loss.contrastive: the form audio_infonce needs anchor: audio")
+        infonce = partial(losses.infonce, temperature=options["temperature"])
         self._forms = {
             "distance": (expert.distance.matrix, losses.cross_modal_contrastive),
-            "infonce": (_cosines, partial(losses.infonce, temperature=options["temperature"])),
+            "infonce": (_cosines, infonce),
+            "audio_infonce": (_audio_negatives, infonce),
         }
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """The weights that hold at a step, see `LossSchedule`; terms that do not count are left out."""
+        return self.schedule.at(self.weights, step)
 
     def terms(self, step: Painted, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Scalars by term; by default those whose weight is not 0."""
-        return {name: TERMS[name](self, step) for name in (self.weights if names is None else names)}
+        names = self.weights if names is None else names
+        if len(step.shown) == 0:
+            nothing = step.generated.sum() * 0
+            return {name: nothing if name in SPOKEN else TERMS[name](self, step) for name in names}
+        return {name: TERMS[name](self, step) for name in names}
 
     def reconstruction(self, step: Painted) -> Tensor:
         """Equation 7 on the whole face."""
@@ -180,6 +213,18 @@ class Objective:
         table = matrix(audio.float(), video.float())
         return loss(table if options["anchor"] == "audio" else table.T, negatives)
 
+    def synchronisation(self, step: Painted) -> Tensor:
+        """Wav2Lip's expert loss on the windows that are not silent."""
+        # Outside autocast, as SyncNet was trained; it is small beside the generator.
+        with torch.autocast(step.generated.device.type, enabled=False):
+            faces = step.generated[step.batch["spoken"]]
+            return losses.synchronisation(*self.sync_expert.embed(faces, step.batch["sound"]))
+
+
+def _audio_negatives(audio: Tensor, video: Tensor) -> Tensor:
+    with torch.autocast(audio.device.type, enabled=False):
+        return losses.audio_negatives(audio, video)
+
 
 def _cosines(audio: Tensor, video: Tensor) -> Tensor:
     # Outside autocast: half precision rounds a cosine by more than the temperature forgives.
@@ -194,4 +239,5 @@ TERMS: dict[str, Callable[[Objective, Painted], Tensor]] = {
     "adv": Objective.adversarial,
     "lip": Objective.lip_reading,
     "cav": Objective.contrastive,
+    "sync": Objective.synchronisation,
 }

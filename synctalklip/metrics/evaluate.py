@@ -127,24 +127,35 @@ def expert_hash(generator: Path) -> str | None:
     if stored or not config.is_file():
         return stored
     path = OmegaConf.select(OmegaConf.load(config), "expert.path")
-    return checkpoint.file_hash(path) if path and Path(path).is_file() else None
+    return checkpoint.file_hash(path) if path and Path(path).exists() else None
+
+
+def supervisor_of(generator: Path, syncnet: str | Path) -> bool:
+    """Whether a generator was trained under this very SyncNet."""
+    stored = checkpoint.load(generator).get("syncnet_sha256")
+    return stored is not None and Path(syncnet).is_file() and stored == checkpoint.file_hash(syncnet)
 
 
 def load_judges(cfg: DictConfig, source: Source, roi_mode: str, device: torch.device) -> Judges:
     """The SyncNet and the lip reader of the config; either may be null.
 
     Raises:
-        MetricError: the reader is the generator's supervisor, or was trained on other ROIs.
+        MetricError: the SyncNet or the reader is the generator's supervisor, or the reader was trained on other ROIs.
     """
     judges = Judges(device)
     if cfg.syncnet.path is not None:
+        if source.kind == "generator" and supervisor_of(source.file, cfg.syncnet.path):
+            raise MetricError(
+                f"syncnet.path={cfg.syncnet.path} supervised {source.file}: its LSE would flatter the generator; give "
+                "a SyncNet trained apart (scripts/train_syncnet.py seed=...)"
+            )
         judges.syncnet, info = load_syncnet(cfg.syncnet.path, device)
         judges.described["syncnet"] = {
             "name": info.name, "path": str(cfg.syncnet.path), "sha256": checkpoint.file_hash(cfg.syncnet.path),
             "ends": judges.syncnet.ends,
         }  # fmt: skip
     if cfg.reader.path is not None:
-        digest = checkpoint.file_hash(cfg.reader.path) if Path(cfg.reader.path).is_file() else None
+        digest = checkpoint.file_hash(cfg.reader.path) if Path(cfg.reader.path).exists() else None
         if source.kind == "generator" and digest is not None and digest == expert_hash(source.file):
             raise MetricError(
                 f"reader.path={cfg.reader.path} is the expert that supervised {source.file}: its WER would flatter the "

@@ -207,7 +207,8 @@ def paired_difference(
     return aggregate(run, metric) - aggregate(base, metric), *_percentiles(ours - theirs, level)
 
 
-def _number(value: float, metric: Metric) -> str:
+def number(value: float, metric: Metric) -> str:
+    """A value with the decimals of its metric."""
     if math.isinf(value):
         return "∞"
     return f"{100 * value if metric.percent else value:.{metric.digits}f}"
@@ -216,14 +217,14 @@ def _number(value: float, metric: Metric) -> str:
 def _cell(value: float, interval: tuple[float, float], metric: Metric, best: bool) -> str:
     if math.isnan(value):
         return "–"
-    text = _number(value, metric)
+    text = number(value, metric)
     text = f"**{text}**" if best else text
     if any(math.isnan(end) for end in interval):
         return text
-    return f"{text} [{_number(interval[0], metric)}, {_number(interval[1], metric)}]"
+    return f"{text} [{number(interval[0], metric)}, {number(interval[1], metric)}]"
 
 
-def _best(runs: Sequence[Run], values: Sequence[float], metric: Metric) -> set[int]:
+def best_rows(runs: Sequence[Run], values: Sequence[float], metric: Metric) -> set[int]:
     """Rows to print in bold: the best of at least two, ground truth not counted."""
     candidates = {
         i: v
@@ -236,7 +237,8 @@ def _best(runs: Sequence[Run], values: Sequence[float], metric: Metric) -> set[i
     return {i for i, v in candidates.items() if v == top}
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, first column left, the others right."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" + "--:|" * (len(header) - 1)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
@@ -260,7 +262,7 @@ def markdown_table(runs: Sequence[Run], samples: int, seed: int, differences: bo
     columns = []
     for metric in metrics:
         values = [aggregate(run, metric) for run in runs]
-        best = _best(runs, values, metric)
+        best = best_rows(runs, values, metric)
         columns.append(
             [
                 _cell(value, bootstrap(*parts(run, metric), samples, seed), metric, i in best)
@@ -269,7 +271,8 @@ def markdown_table(runs: Sequence[Run], samples: int, seed: int, differences: bo
         )
     header = ["method", "clips", *(metric.heading + (" (%)" if metric.percent else "") for metric in metrics)]
     rows = [[run.summary["name"], str(len(run.rows)), *cells] for run, *cells in zip(runs, *columns)]
-    text = _markdown(header, rows) + "\n\n" + _footnotes(runs, samples)
+    resampled = f"Brackets: 95 % intervals from {samples} bootstrap resamples of the clips. Bold: best generated row."
+    text = markdown(header, rows) + "\n\n" + bullets([*footnotes(runs[0]), resampled])
     if differences and len(runs) > 1:
         text += "\n\n" + _difference_table(runs, metrics, samples, seed)
     return text + "\n"
@@ -285,18 +288,23 @@ def _difference_table(runs: Sequence[Run], metrics: Sequence[Metric], samples: i
         ]
         rows.append([run.summary["name"], *cells])
     title = f"Difference to {runs[0].summary['name']}, clips paired:\n\n"
-    return title + _markdown(["method", *(metric.heading for metric in metrics)], rows)
+    return title + markdown(["method", *(metric.heading for metric in metrics)], rows)
 
 
-def _footnotes(runs: Sequence[Run], samples: int) -> str:
-    summary = runs[0].summary
-    frames = int(runs[0].column("frames").sum())
-    counts = f"{len(runs[0].rows)} clips, {frames} frames"
+def footnotes(run: Run) -> list[str]:
+    """What was measured, on which clips, by whom."""
+    summary = run.summary
+    frames = int(run.column("frames").sum())
+    counts = f"{len(run.rows)} clips, {frames} frames"
     notes = [f"{summary['corpus']}, {summary['split']} split, {counts}; {summary['protocol']}"]
     if summary.get("syncnet"):
         notes.append(f"LSE by {summary['syncnet']['name']}; compare it within this table only.")
     if summary.get("reader"):
-        words = int(np.nansum(runs[0].column("words")))
+        words = int(np.nansum(run.column("words")))
         notes.append(f"WER and CER by {summary['reader']['name']}, over {words} words.")
-    notes.append(f"Brackets: 95 % intervals from {samples} bootstrap resamples of the clips. Bold: best generated row.")
+    return notes
+
+
+def bullets(notes: Sequence[str]) -> str:
+    """The notes below a table."""
     return "\n".join(f"- {note}" for note in notes)

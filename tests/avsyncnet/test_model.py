@@ -210,3 +210,18 @@ def test_unknown_choices_are_refused_by_name():
         AVHubert(AVHubertConfig(**SMALL, modality_fuse="sum"))
     with pytest.raises(ValueError, match="align is 'pool'"):
         AVSyncNet(AVSyncNetConfig(**SMALL, **DECODER, align="pool"))
+
+
+def test_alignment_cannot_answer_the_distance_with_a_constant():
+    generator = torch.Generator().manual_seed(3)
+    audio, video = torch.randn(2, 4, 30, 32, generator=generator).unbind(0)
+    model = AVSyncNet(AVSyncNetConfig(**SMALL, **DECODER, align="conv", align_kernel=3))
+    optimizer = torch.optim.Adam(model.align.parameters(), 0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        model.av_distance(audio, video).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        unpaired = model.av_distance(audio, video.roll(7, 1)).mean()
+    # Unit vectors of 32 values that know nothing of each other are 2 sqrt(32 / pi) = 6.4 apart.
+    assert unpaired > 5

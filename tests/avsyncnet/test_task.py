@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from synctalklip.avsyncnet.search import SearchModel, greedy
 from synctalklip.avsyncnet.task import AVSyncNetTask, AVSyncNetTaskConfig
+from synctalklip.data.labels import DatasetError
 from synctalklip.data.text import EOS, Tokenizer
 from synctalklip.errors import SyncTalklipError
 
@@ -62,6 +63,47 @@ def test_every_epoch_draws_other_batches_and_the_same_again(task):
     assert any(batches(epoch) != first for epoch in (2, 3, 4))
 
 
+def test_epoch_holds_whole_updates_and_every_clip(task):
+    task.cfg.batch_frames = 120
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    for devices, passes in ((1, 3), (2, 2), (3, 1)):
+        made = []
+        for shard in range(devices):
+            iterator = task.get_batch_iterator(
+                dataset, max_tokens=40, num_shards=devices, shard_id=shard, disable_iterator_cache=True
+            )
+            made.append([batch["id"].tolist() for batch in iterator.next_epoch_itr()])
+        assert sorted(index for shard in made for batch in shard for index in batch) == list(range(10))
+        assert {len(shard) % passes for shard in made} == {0}
+        assert {len(shard) for shard in made} == {len(made[0])}
+
+
+def test_clip_longer_than_a_pass_is_an_error(task):
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    with pytest.raises(DatasetError, match=r"a clip has 13 frames.*max_tokens=12"):
+        dataset.batch_by_size(dataset.ordered_indices(), max_tokens=12)
+
+
+def test_small_validation_keeps_every_clip_whatever_the_multiple(task):
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    made = dataset.batch_by_size(dataset.ordered_indices(), max_tokens=60, required_batch_size_multiple=8)
+    assert sorted(index for batch in made for index in batch) == list(range(4))
+
+
+def test_validation_of_pretraining_pads(prepared):
+    cfg = OmegaConf.structured(AVSyncNetTaskConfig)
+    cfg.prepared, cfg.labels, cfg.seed, cfg.limits.pad = str(prepared), ["iter1"], 1, False
+    task = AVSyncNetTask(cfg)
+    for split in ("train", "valid"):
+        task.load_dataset(split)
+    train, valid = (task.dataset(split) for split in ("train", "valid"))
+    assert not train.collater([train[0], train[9]])["net_input"]["padding_mask"].any()
+    assert valid.collater([valid[0], valid[3]])["net_input"]["padding_mask"].any()
+
+
 def test_only_training_clips_are_augmented(task):
     task.load_dataset("train")
     task.load_dataset("valid")
@@ -90,8 +132,8 @@ class Bigram:
     def encode(self, audio=None, video=None, padding_mask=None):
         return (~padding_mask).float().cumsum(1)[..., None]
 
-    def decode(self, tokens, embeddings, padding_mask):
-        length = (~padding_mask).sum(1)
+    def decode(self, tokens, embeddings, padding_mask, state=None):
+        length = (~padding_mask).sum(1).repeat_interleave(len(tokens) // len(padding_mask))
         logits = self.table[tokens] + torch.arange(len(self.table)) * length[:, None, None] / 50
         place = torch.arange(1, tokens.shape[1] + 1)
         logits[..., EOS] += 0.3 * place

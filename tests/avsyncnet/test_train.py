@@ -1,6 +1,7 @@
 """Real runs of fairseq's trainer on a few clips: learning, initial weights, kill and resume, mistakes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from conftest import PRETRAIN, configure, overrides
 from synctalklip import checkpoint
 from synctalklip.avsyncnet.criterion import NonFiniteLoss
 from synctalklip.avsyncnet.expert import load_expert
+from synctalklip.avsyncnet.task import FairseqClips
 from synctalklip.avsyncnet.train import ConfigError, fairseq_config, repair_last_checkpoint, summary, train
 from synctalklip.checkpoint import CheckpointError
+from synctalklip.data.manifest import read_manifest
 from synctalklip.errors import SyncTalklipError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,14 +97,28 @@ def test_another_size_or_vocabulary_is_explained(prepared, fine_tuned, tmp_path)
         train(configure(prepared, tmp_path / "d", f"init_from={fine_tuned}", one, other))
 
 
-def test_killed_and_resumed_equals_straight(prepared, tmp_path):
-    options = [
-        "fairseq.optimization.max_update=9",
-        "fairseq.checkpoint.save_interval_updates=2",
-        "fairseq.model.encoder_layerdrop=0.2",
-        "fairseq.task.augmentation.resample=0.5",
-        "fairseq.task.augmentation.jitter=0.2",
-    ]
+FINE_TUNED = [
+    "fairseq.model.encoder_layerdrop=0.2",
+    "fairseq.task.augmentation.resample=0.5",
+    "fairseq.task.augmentation.jitter=0.2",
+]
+# Three updates an epoch, of two passes each: the run is killed in the middle of the first epoch.
+PRE_TRAINED = [
+    *PRETRAIN,
+    "fairseq.dataset.max_tokens=30",
+    "fairseq.dataset.num_workers=1",
+    "fairseq.task.batch_frames=60",
+    "fairseq.task.limits.pad=false",
+    "fairseq.task.augmentation.noise.prob=0.5",
+    "fairseq.task.augmentation.noise.snr_db=[-5,5]",
+    "fairseq.task.disk_cache=true",
+    "fairseq.model.modality_dropout=0.5",
+]
+
+
+@pytest.mark.parametrize("variant", [FINE_TUNED, PRE_TRAINED], ids=["fine_tuning", "pre_training"])
+def test_killed_and_resumed_equals_straight(prepared, tmp_path, variant):
+    options = ["fairseq.optimization.max_update=9", "fairseq.checkpoint.save_interval_updates=2", *variant]
     straight = train(configure(prepared, tmp_path / "straight", *options))
     command = [sys.executable, "scripts/train_avsyncnet.py", *overrides(prepared, tmp_path / "killed"), *options]
     command.append(f"hydra.run.dir={tmp_path / 'killed'}")
@@ -163,6 +180,7 @@ def test_two_runs_of_one_process_do_not_see_each_other(prepared, tmp_path):
         ("+fairseq.model.layerz=1", "layerz"),
         ("+fairseq.task.cach=true", "cach"),
         ("+fairseq.task.augmentation.flop=1", "flop"),
+        ("+fairseq.task.augmentation.noise.probability=1", "probability"),
         ("+fairseq.criterion.lamda_av=1", "lamda_av"),
         ("+fairseq.optimizer.betas=1", "betas"),
         ("+encoder.encoder_layer=1", "encoder_layer"),
@@ -181,6 +199,31 @@ def test_missing_ingredients_are_named_before_training(prepared, tmp_path):
         train(configure(prepared, tmp_path / "x", *PRETRAIN, one, "fairseq.task.labels=[iter7]"))
     with pytest.raises(SyncTalklipError, match="tokenizer"):
         train(configure(prepared, tmp_path / "x", one, "data.tokenizer.path=nowhere.model"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_clip_that_goes_while_training_is_named(prepared, tmp_path, monkeypatch, workers):
+    folder = Path(shutil.copytree(prepared, tmp_path / "prepared"))
+    lost = max(read_manifest(folder, "train"), key=lambda clip: clip.frames).rois
+    set_epoch = FairseqClips.set_epoch
+
+    def lose_in_epoch_two(self, epoch):
+        set_epoch(self, epoch)
+        if epoch == 2:
+            lost.unlink(missing_ok=True)
+
+    monkeypatch.setattr(FairseqClips, "set_epoch", lose_in_epoch_two)
+    options = ["fairseq.optimization.max_update=20", "fairseq.dataset.disable_validation=true"]
+    with pytest.raises(SyncTalklipError) as error:
+        train(configure(folder, tmp_path / "run", *options, f"fairseq.dataset.num_workers={workers}"))
+    assert str(error.value) == f"{lost}: there is no such file; check the path"
+    assert 0 < summary(tmp_path / "run" / "checkpoints")["updates"] < 20, "the first epoch is kept"
+
+
+def test_frozen_weights_may_not_decay(prepared, pretrained, tmp_path):
+    options = [f"init_from={pretrained}", "fairseq.criterion.freeze_updates=5", "fairseq.optimizer.weight_decay=0.1"]
+    with pytest.raises(ConfigError, match="weight_decay"):
+        train(configure(prepared, tmp_path / "x", "fairseq.optimization.max_update=1", *options))
 
 
 def test_non_finite_loss_stops_before_the_update(prepared, tmp_path):

@@ -1,22 +1,29 @@
 """Stage 1 clips: the same draws at any worker count, padding, frame labels, batches within a frame budget."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from prepared_factory import make_prepared
 
+from synctalklip.data import clips as clips_module
+from synctalklip.data.augment import Augmentation, augment_rois, resample_roi
+from synctalklip.data.clips import ClipReader
 from synctalklip.data.dataset import (
-    Augmentation,
     ClipDataset,
     Limits,
-    augment_rois,
     collate,
+    cut_to_shortest,
     frame_budget_batches,
-    resample_roi,
+    split_to_multiple,
+    window_at,
 )
+from synctalklip.data.encode import MediaError
 from synctalklip.data.features import normalize_roi
 from synctalklip.data.labels import DatasetError, read_labels, write_labels
-from synctalklip.data.manifest import read_manifest
+from synctalklip.data.manifest import ManifestError, read_manifest
 from synctalklip.data.text import EOS, PAD, Tokenizer
 
 ALL = Augmentation(random_crop=True, flip=0.5, resample=0.5, jitter=0.2)
@@ -150,9 +157,69 @@ def test_random_windows_keep_modalities_and_labels_together(tmp_path, clips):
     assert len(starts) > 1
 
 
+def numbered(folder, clips, **settings):
+    """A dataset whose labels are the numbers of the frames, so that a batch tells where it was cut."""
+    write_labels(folder / "numbers", {clip.id: np.arange(clip.frames) for clip in clips}, clusters=20, rate=25)
+    return ClipDataset(clips, labels=[read_labels(folder / "numbers")], **settings)
+
+
+def test_batch_without_padding_is_cut_to_its_shortest_clip(tmp_path, clips):
+    dataset = numbered(tmp_path, clips, limits=Limits(pad=False))
+    indices = [0, 2, 4, 5]
+    shortest = min(clips[index].frames for index in indices)
+    starts = {index: set() for index in indices}
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        batch = dataset.collate([dataset[index] for index in indices])
+        assert not batch["net_input"]["padding_mask"].any()
+        assert batch["frames"].tolist() == [shortest] * 4
+        for row, index in enumerate(indices):
+            numbers = batch["labels"][0][row] - 4
+            start = int(numbers[0])
+            starts[index].add(start)
+            assert numbers.tolist() == list(range(start, start + shortest))
+            window = slice(start, start + shortest)
+            assert torch.equal(batch["net_input"]["video"][row, 0], normalize_roi(dataset.reader.rois(index)[window]))
+            assert torch.equal(batch["net_input"]["audio"][row], dataset.reader.logfbank(index)[window].T)
+    spare = {index: clips[index].frames - shortest for index in indices}
+    assert all(starts[index] <= set(range(spare[index] + 1)) for index in indices)
+    assert {spare[index] > 0: len(starts[index]) > 1 for index in indices} == {False: False, True: True}
+
+
+def test_cuts_are_the_same_at_any_worker_count(tmp_path, clips):
+    def epochs(workers):
+        dataset = numbered(tmp_path, clips, limits=Limits(pad=False, crop_frames=9), augmentation=ALL)
+        for epoch in (1, 2):
+            dataset.set_epoch(epoch)
+            order = [[0, 1, 2], [5, 4]]
+            loader = torch.utils.data.DataLoader(
+                dataset, batch_sampler=order, collate_fn=dataset.collate, num_workers=workers
+            )
+            yield from ((batch["labels"][0], batch["net_input"]["video"]) for batch in loader)
+
+    assert all(torch.equal(a, b) for one, same in zip(epochs(0), epochs(2)) for a, b in zip(one, same))
+
+
+def test_cutting_twice_reaches_every_place_alike():
+    rng = np.random.default_rng(0)
+    counts = np.zeros(93)
+    for _ in range(20000):
+        item = {"place": rng.random(), "frames": 60, "audio": None, "video": None}
+        item["labels"] = [torch.arange(100)[window_at(item["place"], 100, 60)]]
+        counts[cut_to_shortest([item, {**item, "frames": 8}])[0]["labels"][0][0]] += 1
+    assert counts.min() > 0
+    assert 0.7 < counts[:46].sum() / counts[47:].sum() < 1.4
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
-    [("c1 3 4", "line 1"), ("c1\t3 x", "line 1"), ("c1\t", "line 1"), ("c1\t7", r"outside 0\.\.4")],
+    [
+        ("c1 3 4", "line 1"),
+        ("c1\t3 x", "line 1"),
+        ("c1\t", "line 1"),
+        ("c1\t7", r"outside 0\.\.4"),
+        ("c1\t3\nc1\t4", "line 2 lists clip 'c1' a second time"),
+    ],
 )
 def test_bad_label_line_is_named(tmp_path, line, complaint):
     write_labels(tmp_path, {}, clusters=5, rate=25)
@@ -161,13 +228,21 @@ def test_bad_label_line_is_named(tmp_path, line, complaint):
         read_labels(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"clusters": 5}', b'{"clusters": "many", "rate": 25}', b"\xff"])
+def test_damaged_labels_are_named(tmp_path, content):
+    write_labels(tmp_path / "iter1", {"c1": np.zeros(5, np.int64)}, clusters=5, rate=25)
+    (tmp_path / "iter1" / "info.json").write_bytes(content)
+    with pytest.raises(DatasetError, match="iter1: damaged labels"):
+        read_labels(tmp_path / "iter1")
+
+
 def test_missing_labels_say_what_to_run(tmp_path):
     with pytest.raises(DatasetError, match=r"scripts/cluster\.py"):
         read_labels(tmp_path / "iter1")
 
 
 def test_unusable_clips_are_counted(clips, tokenizer, caplog):
-    silent = [type(clip)(**{**vars(clip), "text": ""}) for clip in clips[:2]]
+    silent = [type(clip)(**{**vars(clip), "text": text}) for clip, text in zip(clips, ("", " \t"))]
     dataset = ClipDataset([*silent, *clips[2:]], tokenizer=tokenizer, limits=Limits(max_frames=12))
     assert len(dataset) == 2
     assert "2 left out: no transcript" in caplog.text
@@ -175,6 +250,8 @@ def test_unusable_clips_are_counted(clips, tokenizer, caplog):
         ClipDataset(silent, tokenizer=tokenizer)
     with pytest.raises(DatasetError, match="crop_frames"):
         ClipDataset(clips, tokenizer=tokenizer, limits=Limits(crop_frames=5))
+    with pytest.raises(DatasetError, match="pad"):
+        ClipDataset(clips, tokenizer=tokenizer, limits=Limits(pad=False))
     with pytest.raises(DatasetError, match="smell"):
         ClipDataset(clips, modalities=["smell"])
 
@@ -188,6 +265,26 @@ def test_batches_stay_within_the_frame_budget():
     assert all(len(batch) <= 2 for batch in frame_budget_batches(sizes, order, 10**6, max_clips=2))
 
 
+def test_batches_of_a_multiple_leave_no_clip_out():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(5, 60, 203)
+    order = np.lexsort((rng.random(203), sizes // 10))
+    made = frame_budget_batches(sizes, order, 500, multiple=8)
+    assert sorted(index for batch in made for index in batch) == list(range(203))
+    assert all(sizes[batch].max() * len(batch) <= 500 for batch in made)
+    assert all(len(batch) % 8 == 0 or len(batch) < 8 for batch in made[:-1])
+    assert frame_budget_batches(sizes[:3], np.arange(3), 500, multiple=8) == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 5, 16])
+def test_epoch_is_filled_to_whole_updates(multiple):
+    batches = [[0, 1, 2, 3, 4], [5], [6, 7], [8, 9, 10]]
+    filled = split_to_multiple(batches, multiple)
+    assert [index for batch in filled for index in batch] == list(range(11))
+    assert len(filled) == {1: 4, 4: 4, 5: 5, 16: 11}[multiple], "eleven clips make eleven batches at most"
+    assert batches[0] == [0, 1, 2, 3, 4]
+
+
 def test_order_groups_lengths_and_changes_with_the_epoch(clips):
     dataset = ClipDataset(clips)
     for bucket in (1, 5):
@@ -196,3 +293,84 @@ def test_order_groups_lengths_and_changes_with_the_epoch(clips):
         assert (np.diff(dataset.sizes[order] // bucket) >= 0).all()
     assert any(dataset.order(100, 1).tolist() != dataset.order(100, epoch).tolist() for epoch in (2, 3))
     assert dataset.order(100, 1).tolist() == dataset.order(100, 1).tolist()
+
+
+@pytest.fixture
+def copied(prepared, tmp_path):
+    """A prepared folder that a test may damage."""
+    return read_manifest(shutil.copytree(prepared, tmp_path / "prepared", copy_function=shutil.copy2))
+
+
+def no_decoding(path):
+    raise AssertionError(f"{path} was decoded again")
+
+
+def test_disk_cache_gives_the_same_clips_without_decoding(copied, monkeypatch):
+    plain = [ClipReader(copied).rois(index) for index in range(6)]
+    first = ClipReader(copied, disk_cache=True)
+    assert all(np.array_equal(first.rois(index), plain[index]) for index in range(6))
+    monkeypatch.setattr(clips_module.media, "read_gray", no_decoding)
+    mapped = ClipReader(copied, cache=True, disk_cache=True)
+    assert all(np.array_equal(mapped.rois(index), plain[index]) for index in range(6))
+    dataset = ClipDataset(copied, augmentation=ALL, disk_cache=True)
+    assert torch.equal(dataset[2]["video"], ClipDataset(copied, augmentation=ALL, disk_cache=True)[2]["video"])
+    assert not list((copied[0].root / "cache").rglob(".*")), "no part is left behind"
+
+
+def test_disk_cache_follows_the_video_and_mends_itself(copied):
+    reader, path = ClipReader(copied, disk_cache=True), copied[0].root / "cache" / "rois" / f"{copied[0].id}.npy"
+    rois = reader.rois(0).copy()
+    for damage in (b"", path.read_bytes()[:1000], b"garbage"):
+        stamp = path.stat().st_mtime_ns
+        path.write_bytes(damage)
+        os.utime(path, ns=(stamp, stamp))
+        assert np.array_equal(reader.rois(0), rois)
+    # The clip is prepared anew: another video of the same length.
+    shutil.copyfile(copied[1].rois, copied[0].rois)
+    os.utime(copied[0].rois, ns=(1, 1))
+    assert np.array_equal(reader.rois(0), ClipReader(copied).rois(1))
+
+
+def test_disk_cache_is_filled_by_several_workers_at_once(copied):
+    plain = ClipDataset(copied)
+    same = [0] * 8 + [3] * 8
+    loader = torch.utils.data.DataLoader(
+        ClipDataset(copied, disk_cache=True), batch_size=2, sampler=same, collate_fn=collate, num_workers=2
+    )
+    for batch in loader:
+        index = int(batch["id"][0])
+        assert torch.equal(batch["net_input"]["video"][0, 0], plain[index]["video"])
+    assert len(list((copied[0].root / "cache").rglob("*.npy"))) == 2
+
+
+def test_full_disk_names_the_cache(copied, monkeypatch):
+    def refuse(file, array):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(clips_module.np, "save", refuse)
+    with pytest.raises(ManifestError, match=r"cannot be written \(No space left on device\).*disk_cache=false"):
+        ClipReader(copied, disk_cache=True).rois(0)
+
+
+def test_sound_with_nan_and_lost_or_cut_files_are_named(copied):
+    import soundfile
+
+    wave = np.zeros(copied[0].samples, np.float32)
+    wave[500:600] = np.nan
+    soundfile.write(copied[0].wav, wave, 16000, subtype="FLOAT")
+    copied[1].rois.unlink()
+    copied[2].rois.write_bytes(copied[2].rois.read_bytes()[:500])
+    shutil.copyfile(copied[3].rois, copied[4].rois)
+    dataset = ClipDataset(copied)
+    complaints = {
+        0: f"{copied[0].wav.name}.*NaN or infinite",
+        1: f"{copied[1].rois.name}.*no such file",
+        2: f"{copied[2].rois.name}.*cut short",
+        4: f"{copied[4].rois.name}: holds 10 frames, the manifest says 13",
+    }
+    for index, complaint in complaints.items():
+        with pytest.raises((MediaError, ManifestError), match=complaint):
+            dataset[index]
+    for cached in (True, False):
+        with pytest.raises(MediaError, match="no such file"):
+            ClipDataset(copied, disk_cache=cached)[1]

@@ -1,21 +1,14 @@
 """The training of stage 2 on a real small prepared folder with a real small expert."""
 
-from dataclasses import asdict
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-from prepared_factory import make_prepared
+from stage2_factory import assert_equal_states, assert_same_run, first_batch, run_killed, write_expert
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from synctalklip import checkpoint, losses
-from synctalklip.avsyncnet.model import AVSyncNet, AVSyncNetConfig
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.features import normalize_roi
-from synctalklip.data.text import Tokenizer
 from synctalklip.data.windows import collate
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import load_generator
@@ -25,105 +18,18 @@ from synctalklip.generator.state import StateFolder
 from synctalklip.generator.trainer import Trainer
 from synctalklip.generator.unet import generator_input, to_unit
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-SIZES = {
-    "encoder_layers": 2,
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-    "conv_pos": 8,
-    "conv_pos_groups": 2,
-    "resnet_width": 4,
-    "decoder_layers": 1,
-    "decoder_embed_dim": 16,
-    "decoder_ffn_embed_dim": 32,
-    "decoder_attention_heads": 2,
-}
-NARROW = ["generator.width=0.0625", "discriminator.width=0.0625", "trainer.images=20", "trainer.threads=1"]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return make_prepared(tmp_path_factory.mktemp("prepared"), {"train": 5, "valid": 2})
-
-
-@pytest.fixture(scope="module")
-def expert(prepared):
-    return write_expert(prepared / "expert.pt", prepared, "landmark")
-
-
-def write_expert(path: Path, prepared: Path, roi_mode: str) -> Path:
-    tokenizer = Tokenizer.load(prepared / "tokenizer.model")
-    config = AVSyncNetConfig(vocab_size=tokenizer.size, num_classes=[], **SIZES)
-    torch.manual_seed(0)
-    state = {
-        "cfg": {"model": {"_name": "avsyncnet", **asdict(config)}},
-        "model": AVSyncNet(config).state_dict(),
-        "task_state": {"tokenizer": tokenizer.model, "roi_mode": roi_mode},
-    }
-    checkpoint.save(path, state)
-    return path
-
-
-@pytest.fixture
-def configure(prepared, expert, tmp_path):
-    def make(*overrides: str, run: str = "run", precision: str = "fp32") -> dict:
-        fixed = [
-            "experiment=generator/tiny",
-            f"data.prepared={prepared}",
-            f"expert.path={expert}",
-            f"run.dir={tmp_path / run}",
-            "run.name=test",
-            f"trainer.precision={precision}",
-            "trainer.steps=4",
-            *NARROW,
-        ]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return OmegaConf.to_container(compose("train_generator", overrides=[*fixed, *overrides]), resolve=True)
-
-    yield make
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def first_batch(trainer: Trainer) -> dict:
-    return next(iter(trainer.data.loader("train")))
-
-
-def assert_equal_states(a: dict, b: dict) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        assert torch.equal(a[name], b[name]), name
-
 
 def test_killed_and_resumed_equals_straight(configure, monkeypatch):
     overrides = ["trainer.save_every=2", "trainer.valid_every=3"]
     straight = Trainer(configure(*overrides, run="straight"))
     straight.run()
 
-    killed = Trainer(configure(*overrides, run="killed"))
-    step = Trainer.generator_step
-
-    def dies(self, batch):
-        if self.step == 3:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(Trainer, "generator_step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        killed.run()
-    monkeypatch.undo()
+    run_killed(Trainer(configure(*overrides, run="killed")), 3, monkeypatch)
     torch.manual_seed(123)
     resumed = Trainer(configure(*overrides, run="killed"))
     path = resumed.run()
     assert resumed.step == 4
-    assert_equal_states(straight.generator.state_dict(), resumed.generator.state_dict())
-    assert_equal_states(straight.critic.state_dict(), resumed.critic.state_dict())
-    for own, other in ((straight.g_optimizer, resumed.g_optimizer), (straight.d_optimizer, resumed.d_optimizer)):
-        states = own.state_dict()["state"], other.state_dict()["state"]
-        for key in states[0]:
-            assert_equal_states(states[0][key], states[1][key])
+    assert_same_run(straight, resumed)
     assert_equal_states(checkpoint.load(path)["model"], resumed.generator.state_dict())
     # A finished run started again does nothing.
     again = Trainer(configure(*overrides, run="killed"))
@@ -211,18 +117,18 @@ def test_terms_without_weight_are_not_computed(configure, monkeypatch):
 
     monkeypatch.setattr(type(trainer.expert), "encode", fails)
     _, scalars = trainer.generator_step(first_batch(trainer))
-    assert set(scalars) == {"rec", "rec_lower", "rec_mouth", "adv", "total"}
+    assert set(scalars) == {"rec", "rec_lower", "rec_mouth", "adv", "total", "g_grad_norm"}
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["loss=infonce"],
-        ["loss=freeze", "audio_encoder=none", "loss.contrastive.anchor=video"],
+        ["variant=infonce"],
+        ["variant=freeze", "audio_encoder=none", "loss.contrastive.anchor=video"],
         ["loss.contrastive.scope=batch", "loss.contrastive.count=3", "trainer.expert_clips=null"],
         ["loss.adversarial.form=hinge", "loss.lip.reduction=sum"],
-        ["loss=no_contrastive"],
-        ["loss=no_lip"],
+        ["variant=no_contrastive"],
+        ["variant=no_lip"],
         ["loss.lambda_adv=0"],
     ],
 )

@@ -1,0 +1,30 @@
+"""Measure the speed of a stage: python scripts/benchmark.py stage1"""
+
+import importlib
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from synctalklip.cli import entry
+
+STAGES = ("stage1",)
+
+
+@entry("benchmark")
+def main(cfg: DictConfig) -> None:
+    from synctalklip.checkpoint import write_atomically
+    from synctalklip.errors import SyncTalklipError
+
+    if cfg.stage not in STAGES:
+        raise SyncTalklipError(f"stage {cfg.stage!r} is none of {', '.join(STAGES)}")
+    report = importlib.import_module(f"synctalklip.benchmark.{cfg.stage}").run(cfg)
+    output = Path(cfg.run.dir) / f"{cfg.stage}.md"
+    write_atomically(output, lambda part: part.write_text(report + "\n", encoding="utf-8"))
+    print(report)
+
+
+if __name__ == "__main__":
+    # Hydra takes key=value only; the bare name of a stage is easier to type.
+    sys.argv[1:] = [f"stage={word}" if word in STAGES else word for word in sys.argv[1:]]
+    main()

@@ -1,0 +1,17 @@
+"""Public weights to ours and back: `scripts/convert_checkpoint.py input=large_vox_433h.pt output=checkpoints/large`."""
+
+from omegaconf import DictConfig
+
+from synctalklip.cli import entry
+
+
+@entry("convert_checkpoint")
+def main(cfg: DictConfig) -> None:
+    from synctalklip.convert import convert
+
+    for line in convert(cfg.input, cfg.output, cfg.to, cfg.roi_mode, cfg.tokenizer):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Table 2: `scripts/table2.py models={with:a.pt,without:b.pt}` -> WER and alignment, with intervals."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from synctalklip.cli import entry
+
+
+@entry("table2")
+def main(cfg: DictConfig) -> None:
+    import torch
+
+    from synctalklip.avsyncnet.decode import Generation
+    from synctalklip.avsyncnet.table2 import compare, markdown, write
+    from synctalklip.data.manifest import read_manifest
+
+    clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
+    device = "cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu"
+    generation = Generation(**OmegaConf.to_container(cfg.generation))
+    results = compare(OmegaConf.to_container(cfg.models), clips, generation, cfg.batch_frames, device)
+    described = f"{cfg.data.name}, {cfg.split} split, {len(clips)} clips; beam {generation.beam}"
+    table = markdown(results, described, cfg.bootstrap.samples, cfg.seed)
+    write(results, cfg.run.dir, table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The phases of a sweep over variants and seeds, from templates."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from synctalklip.errors import SyncTalklipError
+
+REFERENCES = ("ground_truth", "still_mouth")
+"""Rows of the tables that need no training."""
+
+
+def sweep_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Command lines and what each needs, for `phases.run_phases`.
+
+    Args:
+        config: the composed `configs/ablation.yaml` in plain containers.
+
+    Returns:
+        name -> command, and name -> names it needs.
+
+    Raises:
+        SyncTalklipError: a variant that does not exist, or no seed.
+    """
+    variants = _chosen(config)
+    if config["seeds"] < 1:
+        raise SyncTalklipError(f"seeds is {config['seeds']}; give at least 1")
+    shared = list(config["shared"])
+    commands = {name: config["phases"][name] for name in shared}
+    needs = {name: config["needs"].get(name, _before(shared, name)) for name in shared}
+    for name in dict.fromkeys(teacher for entry in variants.values() for teacher in entry["teachers"]):
+        commands[name] = config["teachers"][name]
+        needs[name] = ["prepare", "train_tokenizer", "pretrain"]
+    for seed in range(1, config["seeds"] + 1):
+        for variant, entry in variants.items():
+            train, evaluate = f"{variant}_{seed}", f"evaluate_{variant}_{seed}"
+            fill = {**entry, "variant": variant, "seed": seed}
+            commands[train] = config["train"].format_map(fill)
+            needs[train] = ["prepare", *entry["teachers"]]
+            commands[evaluate] = config["evaluate"].format_map(fill)
+            needs[evaluate] = [train, "lip_reader", "syncnet"]
+    for table, rows in config["tables"].items():
+        _add_table(config, table, [row for row in rows if row in variants], commands, needs)
+    return commands, needs
+
+
+def _chosen(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    names = list(config["sweep"] or config["variants"])
+    unknown = [name for name in names if name not in config["variants"]]
+    if unknown:
+        raise SyncTalklipError(
+            f"sweep: there is no variant '{unknown[0]}'; choose from {', '.join(config['variants'])}"
+        )
+    return {name: config["variants"][name] for name in names}
+
+
+def _before(names: list[str], name: str) -> list[str]:
+    return names[: names.index(name)]
+
+
+def _add_table(
+    config: Mapping[str, Any], table: str, rows: list[str], commands: dict[str, str], needs: dict[str, list[str]]
+) -> None:
+    """The phase of a table that has a trained row."""
+    if not rows:
+        return
+    seeds = range(1, config["seeds"] + 1)
+    references = [row for row in config["tables"][table] if row in REFERENCES]
+    folders = [f"{config['out']}/evaluate/{row}" for row in references]
+    folders += [f"{config['out']}/evaluate/{row}/seed{seed}" for row in rows for seed in seeds]
+    commands[table] = config["table"].format_map({"table": table, "runs": ",".join(folders)})
+    needs[table] = [f"evaluate_{row}" for row in references]
+    needs[table] += [f"evaluate_{row}_{seed}" for row in rows for seed in seeds]
+
+
+def join_tables(config: Mapping[str, Any], commands: Mapping[str, str], root: Path) -> str:
+    """The tables that a sweep wrote, one after the other, as Markdown.
+
+    Args:
+        config: as for `sweep_phases`.
+        commands: what `sweep_phases` gave.
+        root: folder that `out` is relative to.
+    """
+    parts = []
+    for table in config["tables"]:
+        if table in commands:
+            text = (root / config["out"] / table / "table.md").read_text(encoding="utf-8")
+            parts.append(f"## {table.replace('_', ' ').capitalize()}\n\n{text.strip()}\n")
+    return "\n".join(parts)

@@ -1,0 +1,59 @@
+"""The benchmark of stage 1 as tables."""
+
+from collections.abc import Iterator
+
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from synctalklip.benchmark.stage1_parts import PARTS, encoders, naive_forms
+from synctalklip.benchmark.stage1_steps import HEADER, PRECISIONS, measure
+from synctalklip.benchmark.timing import Comparison, matmul_peak, table
+from synctalklip.errors import SyncTalklipError
+
+
+def run(cfg: DictConfig) -> str:
+    """Measure what `cfg.measure` names, on the GPU where there is one.
+
+    Returns:
+        Markdown: the machine, parts against their naive forms, whole steps.
+
+    Raises:
+        SyncTalklipError: an unknown precision, or no compiler for `compile`.
+    """
+    device = torch.device("cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu")
+    sections = [_machine(device)]
+    if "parts" in cfg.measure:
+        rows = [comparison.row() for comparison in tqdm(_parts(cfg, device), desc="parts", disable=None)]
+        sections.append(table(["what", "ours ms", "naive ms", "ratio"], rows))
+    if "steps" in cfg.measure:
+        options = f"channels_last {str(cfg.channels_last).lower()}, compile {str(cfg.compile).lower()}"
+        sections += [f"Training steps, {options}:", table(HEADER, _steps(cfg, device))]
+    return "\n\n".join(sections)
+
+
+def _machine(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}"
+
+
+def _parts(cfg: DictConfig, device: torch.device) -> Iterator[Comparison]:
+    naive = naive_forms()
+    for part in PARTS:
+        yield from part(cfg, device, naive)
+
+
+def _steps(cfg: DictConfig, device: torch.device) -> list[list[str]]:
+    precisions = [cfg.precision] if isinstance(cfg.precision, str) else list(cfg.precision)
+    unknown = sorted(set(precisions) - set(PRECISIONS))
+    if unknown:
+        raise SyncTalklipError(f"precision {unknown[0]!r} is none of {', '.join(PRECISIONS)}")
+    peaks = {how: matmul_peak(device, PRECISIONS[how], cfg.peak_size, cfg.repeats) for how in precisions}
+    jobs = [
+        (kind, encoder, how)
+        for encoder in encoders(cfg, device).items()
+        for kind in ("pre-training", "fine-tuning")
+        for how in precisions
+    ]
+    bar = tqdm(jobs, desc="steps", disable=None)
+    return [measure(cfg, *job, peaks[job[-1]], device).row() for job in bar]

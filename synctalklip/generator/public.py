@@ -1,0 +1,118 @@
+"""Public TalkLip and SyncTalkLip generators and Wav2Lip-style discriminators as checkpoints of ours (facts part 2)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from synctalklip import checkpoint
+from synctalklip.avsyncnet.config import AVHubertConfig
+from synctalklip.avsyncnet.structure import encoder_name, encoder_structure, heads_of
+from synctalklip.checkpoint import CheckpointError
+from synctalklip.cli import CONFIGS
+from synctalklip.generator.discriminator import Discriminator
+from synctalklip.generator.model import DISCRIMINATOR_KIND, KIND, build_generator
+
+# TalkLip cuts the middle of the frame and does not look for the mouth.
+PUBLIC_ROI_MODE = "center88"
+_ENCODER = "audio_encoder.w2v_model."
+# Of pre-training; the generator embeds sound and predicts no clusters.
+_HEADS = (_ENCODER + "label_embs_concat", _ENCODER + "final_proj.")
+_HINT = "it is no generator or discriminator of TalkLip's structure"
+
+
+def to_ours(state: Mapping[str, Any], source: Path, output: Path, roi_mode: str | None) -> list[str]:
+    """Write the file that `load_generator` or `start_from` reads.
+
+    Args:
+        state: content of `source`, from `load_public`: `state_dict`, `optimizer`, `global_step`, `global_epoch`.
+        source: the file.
+        output: the `.pt` file to write.
+        roi_mode: how the mouth regions of its training were cut; None is the public way.
+
+    Returns:
+        What to tell the user, line by line.
+
+    Raises:
+        CheckpointError: another structure, or incomplete.
+    """
+    if output.suffix != ".pt":
+        raise CheckpointError(f"output={output}: a model of stage 2 becomes one file; give a name that ends in .pt")
+    stored = state["state_dict"]
+    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise CheckpointError(f"{source}: its state_dict does not hold tensors; get the file from its authors")
+    weights = {name.removeprefix("module."): value for name, value in stored.items()}
+    if "binary_pred.0.weight" in weights:
+        config, kept, about = _discriminator(weights, source)
+        kind, told = DISCRIMINATOR_KIND, f"{DISCRIMINATOR_KIND} of Wav2Lip's structure"
+    else:
+        config, kept, about = read_generator(weights, source, roi_mode or PUBLIC_ROI_MODE)
+        kind, told = KIND, f"{KIND}, audio encoder {about}"
+    left_out = sorted(set(weights) - set(kept)) + (["optimizer"] if state.get("optimizer") else [])
+    step = state.get("global_step")
+    written = {
+        "kind": kind,
+        "model": {name: value.detach().clone() for name, value in kept.items()},
+        "config": config,
+        "step": step if isinstance(step, int) else 0,
+        "source": {"file": source.name, "sha256": checkpoint.file_hash(source)},
+    }
+    if kind == KIND:
+        # Nothing is known of its expert.
+        written |= {"roi_mode": config["roi_mode"], "expert_sha256": None}
+    checkpoint.save(output, written)
+    numbers = sum(value.numel() for name, value in kept.items() if "running_" not in name and "num_batches" not in name)
+    return [
+        f"read {source}: {told}, {numbers:,} parameters in {len(kept)} tensors, step {written['step']}",
+        f"left out: {len(left_out)} ({', '.join(left_out[:8])}{', ...' if len(left_out) > 8 else ''})",
+        f"wrote {output}",
+    ]
+
+
+def read_generator(
+    weights: Mapping[str, Tensor], source: Path, roi_mode: str
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """What `build_generator` needs for public weights, those weights that it takes, and the encoder's size in words.
+
+    Raises:
+        CheckpointError: another structure, or incomplete.
+    """
+    if "audio_encoder.0.conv_block.0.weight" in weights:
+        raise CheckpointError(
+            f"{source}: is Wav2Lip's generator, which hears through convolutions and has no AV-HuBERT; convert a "
+            "TalkLip or SyncTalkLip one (Wav2Lip's discriminator can be converted)"
+        )
+    heard = {name.removeprefix(_ENCODER): value for name, value in weights.items() if name.startswith(_ENCODER)}
+    if not heard:
+        raise CheckpointError(f"{source}: has no {_ENCODER}* and no binary_pred.*: {_HINT}")
+    structure = encoder_structure(heard, source)
+    structure["encoder_attention_heads"] = heads_of(structure["encoder_embed_dim"], source)
+    config = {**_public("generator"), "roi_mode": roi_mode, "encoder": asdict(AVHubertConfig(**structure))}
+    kept = {
+        name: value
+        for name, value in weights.items()
+        if not name.startswith(("sync_net.", *_HEADS)) and (name.startswith(_ENCODER) or "audio_encoder." not in name)
+    }
+    with torch.device("meta"):
+        model: nn.Module = build_generator(config)
+    checkpoint.assert_fits(model, kept, source, _HINT)
+    name = encoder_name(structure)
+    size = f"{structure['encoder_layers']} layers of {structure['encoder_embed_dim']}"
+    return config, kept, f"{name} ({size})" if name else size
+
+
+def _discriminator(weights: Mapping[str, Tensor], source: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    config = _public("discriminator")
+    with torch.device("meta"):
+        model = Discriminator(**config)
+    checkpoint.assert_fits(model, weights, source, _HINT)
+    return config, dict(weights), ""
+
+
+def _public(group: str) -> dict[str, Any]:
+    """The public structure is the one of the config `full`."""
+    return OmegaConf.to_container(OmegaConf.load(CONFIGS / group / "full.yaml"))

@@ -1,0 +1,61 @@
+"""Stage 2 in the plainest form: loops over frames and pairs, as oracles of tests and for comparison of speed.
+
+Legend: B clips, T video frames, N painted frames, D embedding, W windows of 5 frames.
+"""
+
+import torch
+from torch import Tensor
+
+
+def naive_paste(face: Tensor, matrix: Tensor, roi: Tensor) -> Tensor:
+    """One face (3,H,W) into one ROI (h,w) through its matrix (2,3), bilinear by hand."""
+    height, width = face.shape[-2:]
+    grey = 0.114 * face[0] + 0.587 * face[1] + 0.299 * face[2]
+    whole = torch.cat([matrix.double(), torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)])
+    back = torch.linalg.inv(whole).float()
+    y, x = torch.meshgrid(torch.arange(roi.shape[0]), torch.arange(roi.shape[1]), indexing="ij")
+    places = torch.stack([x, y, torch.ones_like(x)], dim=-1).float() @ back.T
+    u, v = places[..., 0], places[..., 1]
+    inside = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
+    left, top = u.floor().clamp(0, width - 2).long(), v.floor().clamp(0, height - 2).long()
+    fx, fy = u - left, v - top
+    upper = grey[top, left] * (1 - fx) + grey[top, left + 1] * fx
+    lower = grey[top + 1, left] * (1 - fx) + grey[top + 1, left + 1] * fx
+    return torch.where(inside, upper * (1 - fy) + lower * fy, roi)
+
+
+def naive_insert(
+    generated: Tensor, matrices: Tensor, rois: Tensor, clip: Tensor, frame: Tensor, padding_mask: Tensor
+) -> Tensor:
+    """`objective.insert_faces`, one frame after the other; every write makes a new copy of its clip."""
+    clips = [rois[b].float() / 255 for b in range(len(rois))]
+    for n in range(len(generated)):
+        b, t = int(clip[n]), int(frame[n])
+        whole = clips[b].clone()
+        whole[t] = naive_paste(generated[n], matrices[n], clips[b][t])
+        clips[b] = whole
+    video = (torch.stack(clips)[:, :, 4:92, 4:92] - 0.421) / 0.165
+    return torch.where(padding_mask[:, :, None, None], torch.zeros(()), video).unsqueeze(1)
+
+
+def naive_contrastive(audio: Tensor, video: Tensor, negatives: Tensor) -> Tensor:
+    """Equations 11 and 12 on unit embeddings (N,D), pair by pair; `negatives` (N,N) bool."""
+    audio = audio / audio.norm(dim=1, keepdim=True)
+    video = video / video.norm(dim=1, keepdim=True)
+    rows = []
+    for i in range(len(audio)):
+        others = [(audio[i] - video[j]).abs().sum() for j in range(len(video)) if negatives[i, j]]
+        if others:
+            rows.append((audio[i] - video[i]).abs().sum() - torch.stack(others).mean())
+    return torch.stack(rows).mean()
+
+
+def naive_audio_infonce(audio: Tensor, video: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """TalkLip's contrastive loss (facts part 2.3), row by row."""
+    audio = audio / audio.norm(dim=1, keepdim=True)
+    video = video / video.norm(dim=1, keepdim=True)
+    rows = []
+    for i in range(len(audio)):
+        logits = [audio[i] @ video[i]] + [audio[i] @ audio[j] for j in range(len(audio)) if negatives[i, j]]
+        rows.append(-(torch.stack(logits) / temperature).log_softmax(0)[0])
+    return torch.stack(rows).mean()
