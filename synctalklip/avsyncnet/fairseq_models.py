@@ -17,6 +17,7 @@ from omegaconf import MISSING, OmegaConf
 from torch import Tensor, nn
 
 from synctalklip import checkpoint
+from synctalklip.avsyncnet.config import assert_choice
 from synctalklip.avsyncnet.expert import ENCODER_PREFIX, FINE_TUNED, load_encoder, read_checkpoint
 from synctalklip.avsyncnet.model import AVHubert, AVHubertConfig, AVSyncNet, AVSyncNetConfig
 from synctalklip.avsyncnet.speed import prepare_for_training
@@ -25,6 +26,7 @@ from synctalklip.checkpoint import CheckpointError
 
 logger = logging.getLogger(__name__)
 
+_FRONT_ENDS = ENCODER_PREFIX + "feature_extractor_"
 # Parts of the encoder that belong to its own pre-training.
 _PRETRAINING = ("final_proj.", "label_embs_concat", "mask_emb")
 # Parts of AV-SyncNet that a fine-tuned file may have or lack; the last is of older fairseq versions.
@@ -51,6 +53,7 @@ class AVSyncNetModelConfig(FairseqDataclass, AVSyncNetConfig):
     num_classes: list[int] = field(default_factory=list)
     ctc: bool = field(default=False, metadata={"help": "a linear layer for the CTC term"})
     init_from: str | None = field(default=None, metadata={"help": "pre-trained or fine-tuned checkpoint"})
+    init_parts: str = field(default="all", metadata={"help": "what of it is taken: all or front_ends"})
     channels_last: bool = field(default=MISSING, metadata={"help": "memory layout of the ResNet's weights"})
     compile: bool = field(default=MISSING, metadata={"help": "torch.compile of the encoder"})
 
@@ -100,16 +103,22 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
         """Build for the vocabulary of the task and take the weights of `init_from`."""
         model = cls(AVSyncNetConfig.from_mapping(_plain(cfg)), cfg.ctc)
         if cfg.init_from:
-            model.initialize(cfg.init_from, task.state.tokenizer)
+            model.initialize(cfg.init_from, task.state.tokenizer, cfg.init_parts)
         prepare_for_training(model.encoder.w2v_model, cfg.channels_last, cfg.compile)
         return model
 
-    def initialize(self, path: str | Path, tokenizer: bytes) -> None:
+    def initialize(self, path: str | Path, tokenizer: bytes, parts: str) -> None:
         """Take the encoder of a pre-trained checkpoint, or all that a fine-tuned one has.
+
+        Args:
+            path: checkpoint.
+            tokenizer: model of this run's tokenizer.
+            parts: all, or front_ends: what looks and listens, below a transformer of random weights.
 
         Raises:
             CheckpointError: another size, or a decoder over another vocabulary.
         """
+        assert_choice("init_parts", parts, ("all", "front_ends"))
         own = self.state_dict()
         state = read_checkpoint(path)
         if (state.get("cfg") or {}).get("model", {}).get("_name") in FINE_TUNED:
@@ -118,9 +127,9 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
                     f"{path}: its decoder reads another vocabulary; use its tokenizer (data.tokenizer.path), or "
                     "start from a pre-trained checkpoint"
                 )
-            parts = (*_OPTIONAL, ENCODER_PREFIX + "label_embs_concat")
+            spare = (*_OPTIONAL, ENCODER_PREFIX + "label_embs_concat")
             weights = {
-                name: value for name, value in state["model"].items() if name in own or not name.startswith(parts)
+                name: value for name, value in state["model"].items() if name in own or not name.startswith(spare)
             }
             # A head or an align module that is new starts fresh; a missing encoder or decoder is an error.
             fresh = _OPTIONAL
@@ -128,9 +137,13 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
             weights = {ENCODER_PREFIX + name: value for name, value in load_encoder(path).state_dict().items()}
             fresh = ("decoder.", *_OPTIONAL)
         weights = _fitting(weights, own)
-        kept = {name: own[name] for name in own if name.startswith((*fresh, ENCODER_PREFIX + "mask_emb"))}
         encoder = {key.removeprefix(ENCODER_PREFIX): value for key, value in weights.items()}
-        checkpoint.load_weights(self, kept | weights, path, size_hint(encoder_structure(encoder, path)))
+        hint = size_hint(encoder_structure(encoder, path))
+        kept = {name: own[name] for name in own if name.startswith((*fresh, ENCODER_PREFIX + "mask_emb"))}
+        if parts == "front_ends":
+            weights = {name: value for name, value in weights.items() if name.startswith(_FRONT_ENDS)}
+            kept = {name: own[name] for name in own if not name.startswith(_FRONT_ENDS)}
+        checkpoint.load_weights(self, kept | weights, path, hint)
         logger.info("took %d of %d weights from %s", len(weights), len(own), path)
 
     def set_num_updates(self, num_updates: int) -> None:

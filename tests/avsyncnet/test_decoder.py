@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from naive import WholePrefix
 from omegaconf import OmegaConf
 
 from synctalklip.avsyncnet.decoder import DecoderState, TextDecoder
@@ -31,8 +32,7 @@ def frames() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def whole_prefixes(model: TextDecoder):
-    """The naive form: the state is left alone, so every step decodes the sentence from its start."""
-    return lambda tokens, embeddings, padding, state=None: model(tokens, embeddings, padding)
+    return WholePrefix(SimpleNamespace(encode=None, decode=model)).decode
 
 
 @torch.no_grad()

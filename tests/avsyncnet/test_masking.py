@@ -3,21 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from naive import runs
 
 from synctalklip.avsyncnet import masking
 from synctalklip.avsyncnet.config import AVHubertConfig
-
-
-def runs(row: torch.Tensor) -> list[tuple[int, int]]:
-    """(start, end) of the hidden runs of one clip, end included."""
-    found, start = [], None
-    for index, hidden in enumerate([*row.tolist(), False]):
-        if hidden and start is None:
-            start = index
-        if not hidden and start is not None:
-            found.append((start, index - 1))
-            start = None
-    return found
 
 
 def test_public_settings_hide_the_measured_shares():

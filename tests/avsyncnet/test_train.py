@@ -231,3 +231,18 @@ def test_non_finite_loss_stops_before_the_update(prepared, tmp_path):
     with pytest.raises(NonFiniteLoss, match="av="):
         train(configure(prepared, tmp_path / "nan", *options))
     assert not (tmp_path / "nan" / "checkpoints" / "checkpoint_last.pt").exists()
+
+
+def test_front_ends_alone_are_taken(prepared, pretrained, tmp_path):
+    from synctalklip import checkpoint
+    from synctalklip.avsyncnet.expert import ENCODER_PREFIX, load_encoder
+
+    options = ["fairseq.optimization.max_update=2", "fairseq.optimization.lr=[0]", f"init_from={pretrained}"]
+    options += ["fairseq.model.init_parts=front_ends"]
+    folder = train(configure(prepared, tmp_path / "parts", *options))
+    found = checkpoint.load(folder / "checkpoint_last.pt")["model"]
+    for name, value in load_encoder(pretrained).named_parameters():
+        taken = torch.equal(found[ENCODER_PREFIX + name], value)
+        # Norms begin with ones and zeros either way.
+        if name.startswith("feature_extractor") or value.ndim > 1:
+            assert taken == name.startswith("feature_extractor"), name

@@ -9,6 +9,7 @@ import torch
 from prepared_factory import make_prepared
 
 from synctalklip.data import clips as clips_module
+from synctalklip.data import media
 from synctalklip.data.augment import Augmentation, augment_rois, resample_roi
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.dataset import (
@@ -350,6 +351,22 @@ def test_full_disk_names_the_cache(copied, monkeypatch):
     monkeypatch.setattr(clips_module.np, "save", refuse)
     with pytest.raises(ManifestError, match=r"cannot be written \(No space left on device\).*disk_cache=false"):
         ClipReader(copied, disk_cache=True).rois(0)
+
+
+def test_sound_is_what_the_decoder_reads(copied, monkeypatch):
+    decoded = media.read_audio(copied[0].wav)
+    whole = copied[0].wav.read_bytes()
+    monkeypatch.setattr(clips_module.media, "read_audio", no_decoding)
+    assert np.array_equal(ClipReader(copied).wave(0), decoded)
+    monkeypatch.undo()
+    # Anything but prepared sound is the decoder's business.
+    for rate in (8000, 16000):
+        media.write_wav(copied[1].wav, decoded, rate)
+        assert np.array_equal(ClipReader(copied).wave(1), media.read_audio(copied[1].wav))
+    for damage in (b"", whole[:30], whole[:2000], b"garbage"):
+        copied[0].wav.write_bytes(damage)
+        with pytest.raises(MediaError, match=copied[0].wav.name):
+            ClipReader(copied).wave(0)
 
 
 def test_sound_with_nan_and_lost_or_cut_files_are_named(copied):

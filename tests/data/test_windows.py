@@ -9,6 +9,8 @@ from prepared_factory import make_prepared
 from torch.utils.data import DataLoader
 
 from synctalklip.data.clips import ClipReader
+from synctalklip.data.draws import SilenceConfig, quiet_starts
+from synctalklip.data.features import audio_features
 from synctalklip.data.manifest import read_manifest
 from synctalklip.data.text import Tokenizer
 from synctalklip.data.windows import (
@@ -179,3 +181,101 @@ def test_bad_settings_are_refused():
         WindowConfig(5, 0.08, 1, None, "other", 5)
     with pytest.raises(SyncTalklipError, match="min_windows start at 1"):
         WindowConfig(5, 0.08, 0, None, "window", 5)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_windows_of_any_clip_hold_to_the_paper(prepared, seed):
+    """5 consecutive frames, 8 % of the clip as starts, disjoint; identity frames a minimum gap away where they can."""
+    rng = np.random.default_rng(seed)
+    length, gap = int(rng.integers(5, 200)), int(rng.integers(0, 12))
+    config = WindowConfig(5, 0.08, 1, None, "window", gap)
+    data = dataset(prepared, config=config)
+    object.__setattr__(data.reader.clips[0], "frames", length)
+    try:
+        target, identity = data.draw(int(rng.integers(100)), 0)
+    finally:
+        object.__setattr__(data.reader.clips[0], "frames", 20)
+    windows, sources = target.reshape(-1, 5), identity.reshape(-1, 5)
+    assert len(windows) == max(1, int(0.08 * length))
+    assert (np.diff(windows, axis=1) == 1).all()
+    assert (np.diff(sources, axis=1) == 1).all()
+    assert (np.diff(windows[:, 0]) >= 5).all()
+    for frames in (windows, sources):
+        assert frames.min() >= 0
+        assert frames.max() < length
+    for window, source in zip(windows, sources, strict=True):
+        possible = max(int(window[0]), length - int(window[-1]) - 1) - 5
+        assert np.abs(source[:, None] - window).min() - 1 >= min(gap, possible)
+
+
+def test_quiet_starts_by_hand():
+    """Frames 3 to 5 and 8 to 9 of ten are silent; windows of two."""
+    loud = np.full(640, 1000, np.int16)
+    wave = np.concatenate([loud * 0 if t in (3, 4, 5, 8, 9) else loud for t in range(10)])
+    assert quiet_starts(wave, 10, 2, -40.0).tolist() == [3, 4, 8]
+    # Sound that ends before the video is silent there; a hundredth of the amplitude is 40 dB below.
+    assert quiet_starts(wave[:640], 4, 2, -40.0).tolist() == [1, 2]
+    faint = np.concatenate([loud, loud // 100, loud // 50])
+    assert quiet_starts(faint, 3, 1, -40.0).tolist() == [1]
+
+
+def silent_dataset(prepared, probability, windows=2, **options):
+    config = WindowConfig(5, 0.08, windows, windows, "window", 3, SilenceConfig(probability, -40.0))
+    data = dataset(prepared, config=config, **options)
+    wave = np.array(data.reader.wave(0))
+    # The middle of the clip, frames 8 to 14 of 20, is silent but for its noise.
+    wave[8 * 640 : 15 * 640] = np.random.default_rng(0).integers(-3, 4, 7 * 640)
+    data.reader._cache["wave", 0] = wave
+    data.reader._cache.pop(("logfbank", 0), None)
+    return data
+
+
+def test_silent_windows_lie_where_nobody_speaks_and_hear_nothing(prepared):
+    data = silent_dataset(prepared, 1.0)
+    wave, seen = data.reader.wave(0).copy(), set()
+    for epoch in range(20):
+        plan, item = data.plan(epoch, 0), data[epoch, 0]
+        assert plan.silent.sum() == 1  # a second window would overlap the first
+        (start,) = plan.starts[plan.silent]
+        assert start in (8, 9, 10)
+        seen.add(int(start))
+        assert (np.diff(plan.starts) >= 5).all()
+        assert item["silent"].reshape(-1, 5).all(1).tolist() == plan.silent.tolist()
+        # Frames that hear only zeros are exactly zero after normalisation; the others are the clip's own.
+        expected = wave.copy()
+        expected[start * 640 : (start + 5) * 640] = 0
+        assert torch.equal(item["audio"], audio_features(expected, 20))
+        assert not item["audio"][start + 1 : start + 4].any()
+    assert seen == {8, 9, 10}
+    np.testing.assert_array_equal(data.reader.wave(0), wave)
+
+
+def test_silence_comes_as_often_as_asked_only_in_training_and_where_there_is_some(prepared):
+    data = silent_dataset(prepared, 0.25, windows=1)
+    drawn = [data.plan(epoch, 0).silent.any() for epoch in range(400)]
+    assert 0.18 < np.mean(drawn) < 0.32
+    assert not any(data.plan(epoch, 1).silent.any() for epoch in range(20))
+    valid = dataset(prepared, "valid", config=data.config)
+    assert not valid.plan(0, 0).silent.any()
+    plain = dataset(prepared)
+    without = silent_dataset(prepared, 0.0)
+    np.testing.assert_array_equal(plain.draw(3, 1)[0], without.draw(3, 1)[0])
+
+
+def test_collated_frames_know_what_is_spoken_and_its_sound(prepared):
+    data = silent_dataset(prepared, 1.0)
+    data.sound = True
+    items = [data[0, 0], data[0, 1]]
+    batch = collate(items)
+    assert batch["spoken_counts"] == [5, 10]
+    assert torch.equal(batch["spoken"], torch.nonzero(~batch["silent"]).squeeze(1))
+    assert batch["sound"].shape == (3, 13, 20)
+    start = int(data.plan(0, 1).starts[0])
+    assert torch.equal(batch["sound"][1], data.reader.mfcc(1)[4 * start : 4 * start + 20].T)
+
+
+def test_bad_silence_is_refused():
+    with pytest.raises(SyncTalklipError, match=r"windows\.silence"):
+        SilenceConfig(1.5, -40.0)
+    with pytest.raises(SyncTalklipError, match="threshold_db is below 0"):
+        SilenceConfig(0.5, 3.0)

@@ -1,0 +1,94 @@
+"""The sweep over variants and seeds: every command composes, stands once, and waits for what it reads."""
+
+import shlex
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from synctalklip.ablation import join_tables, sweep_phases
+from synctalklip.cli import CONFIGS
+from synctalklip.errors import SyncTalklipError
+
+
+def config(*overrides: str) -> dict:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return OmegaConf.to_container(compose("ablation", ["run.dir=x", *overrides]), resolve=True)
+
+
+def composed(command: str):
+    script, *overrides = shlex.split(command)
+    assert (CONFIGS.parent / script).is_file()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(script.removeprefix("scripts/").removesuffix(".py"), overrides)
+
+
+@pytest.mark.parametrize(
+    "corpus", [[], ["demo=grid", "data.root=/corpora/my grid", "sweep=[wav2lip]"]], ids=["synthetic", "grid"]
+)
+def test_every_command_composes_and_writes_elsewhere(corpus):
+    commands, _ = sweep_phases(config("seeds=1", *corpus))
+    names = []
+    for name, command in commands.items():
+        if command.strip():
+            cfg = composed(command)
+            names.append(cfg.run.name)
+            if name.startswith("evaluate_") and cfg.generated.endswith(".pt"):
+                variant = name.split("_", 1)[1].rsplit("_", 1)[0]
+                trained = composed(commands[f"{variant}_1"])
+                assert trained.variant == variant
+                assert cfg.generated == f"outputs/{trained.run.name}/checkpoints/generator.pt"
+                assert cfg.syncnet.path != trained.syncnet.path
+    assert len(set(names)) == len(names)
+
+
+def test_phases_wait_for_what_they_read_and_nothing_waits_in_a_circle():
+    commands, needs = sweep_phases(config())
+    done: set[str] = set()
+    while len(done) < len(commands):
+        ready = {name for name in commands if name not in done and all(n in done for n in needs[name])}
+        assert ready
+        done |= ready
+    everything = {name: closure(name, needs) for name in commands}
+    assert {"conv", "pretrain"} <= everything["conv_3"]
+    assert "avsyncnet" not in everything["conv_3"]
+    assert {"no_align", "syncnet_expert"} <= everything["wav2lip_1"]
+    assert {"lip_reader", "syncnet", "no_lip_2"} <= everything["evaluate_no_lip_2"]
+    assert {f"evaluate_synctalklip_{seed}" for seed in (1, 2, 3)} <= everything["table_1"]
+
+
+def closure(name: str, needs: dict) -> set[str]:
+    found = set(needs[name])
+    for need in needs[name]:
+        found |= closure(need, needs)
+    return found
+
+
+def test_a_part_of_the_sweep_trains_its_teachers_alone():
+    commands, _ = sweep_phases(config("sweep=[synctalklip,no_lip]", "seeds=2"))
+    assert not {"conv", "no_align", "syncnet_expert", "table_3_1"} & set(commands)
+    trained = [name for name in commands if "train_generator" in commands[name]]
+    assert trained == ["synctalklip_1", "no_lip_1", "synctalklip_2", "no_lip_2"]
+    rows = composed(commands["table_4"]).runs
+    assert [row.rsplit("evaluate/", 1)[1] for row in rows] == [
+        "ground_truth", "still_mouth", "synctalklip/seed1", "synctalklip/seed2", "no_lip/seed1", "no_lip/seed2",
+    ]  # fmt: skip
+    assert composed(commands["table_4"]).spread
+
+
+def test_unknown_variants_and_no_seeds_are_named():
+    with pytest.raises(SyncTalklipError, match="there is no variant 'no_lips'; choose from synctalklip, conv"):
+        sweep_phases(config("sweep=[no_lips]"))
+    with pytest.raises(SyncTalklipError, match="seeds is 0"):
+        sweep_phases(config("seeds=0"))
+
+
+def test_tables_are_joined_in_order(tmp_path):
+    settings = config("sweep=[synctalklip,no_lip]", "seeds=1")
+    commands, _ = sweep_phases(settings)
+    for table in ("table_1", "table_3", "table_4"):
+        folder = tmp_path / settings["out"] / table
+        folder.mkdir(parents=True)
+        (folder / "table.md").write_text(f"| {table} |\n")
+    text = join_tables(settings, commands, tmp_path)
+    assert text.index("## Table 1\n\n| table_1 |") < text.index("## Table 3") < text.index("## Table 4")
