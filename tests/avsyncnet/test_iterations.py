@@ -14,15 +14,14 @@ PRESETS = sorted(path.stem for path in (CONFIGS / "iterations").glob("*.yaml"))
 
 def composed(config, overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(config, overrides, return_hydra_config=True)
+        return compose(config, overrides)
 
 
-def plan(preset, *overrides):
-    # Hydra knows the chosen groups and its folders only while a script runs.
-    config = composed("pretrain_all", [f"iterations={preset}", "data=grid", "data.root=/c/my grid", *overrides])
-    config.run.name, config.out = "all", "outputs/all"
+def plan(preset):
+    overrides = [f"iterations={preset}", "data=grid", "data.prepared=/c/my grid", "run.name=all"]
+    config = composed("pretrain_all", overrides)
     plain = OmegaConf.to_container(config.iterations)
-    return commands(**plain, corpus="data=grid 'data.root=\"/c/my grid\"'", out=config.out, train=config.train)
+    return commands(**plain, corpus=config.corpus, out=config.out, train=config.train)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -33,7 +32,7 @@ def test_every_command_composes_with_its_script(preset):
     for name, line in found.items():
         script, *overrides = shlex.split(line)
         config = composed(script.removeprefix("scripts/").removesuffix(".py"), overrides)
-        assert config.data.root == "/c/my grid"
+        assert (config.data.name, config.data.prepared) == ("grid", "/c/my grid")
         if name.startswith("cluster"):
             clusters.append(config.clusters)
             labels = config.name

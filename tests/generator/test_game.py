@@ -7,6 +7,8 @@ import pytest
 import torch
 from stage2_factory import assert_equal_states, assert_same_run, first_batch, run_killed
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from synctalklip import checkpoint, losses
 from synctalklip.errors import SyncTalklipError
@@ -153,6 +155,36 @@ class TestGuard:
         with pytest.raises(SyncTalklipError, match="step 7"):
             self.step(FiniteGuard(True, ""), parameter, optimizer, 7, math.nan)
         assert torch.equal(parameter, torch.ones(3))
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations that make a GPU wait for the processor: looking at values, selecting by a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        name = operation.overloadpacket._qualified_op_name
+        masks = [x for x in tree_leaves(arguments) if isinstance(x, torch.Tensor) and x.dtype == torch.bool]
+        if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"):
+            self.found.add(name)
+        if name in ("aten::index", "aten::index_put", "aten::index_put_") and masks:
+            self.found.add(name)
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("overrides", [[], EVERYTHING], ids=["plain", "everything"])
+def test_a_step_looks_at_no_value(configure, overrides):
+    trainer = Trainer(configure(*overrides, "trainer.expert_clips=1"))
+    trainer.guard.at_once = False
+    batch = first_batch(trainer)
+    # Layerdrop draws its lots on the processor, which waits for nothing.
+    trainer.generator.audio_encoder.w2v_model.encoder.layerdrop = 0.0
+    with Waits() as waits:
+        trainer.advance(batch)
+        trainer.advance(batch)
+    assert not waits.found
 
 
 def test_meters_average_what_came_and_go_on_where_they_stopped():
