@@ -16,7 +16,7 @@ VARIANTS ?=
 # The corpus of make stage1-report: synthetic or grid.
 STAGE1 ?= synthetic
 
-.PHONY: help install demo grid ablation stage1-report test lint format clean
+.PHONY: help install demo grid ablation stage1-report benchmark test lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ stage1-report: $(INSTALLED) ## Stage 1 in figures -> outputs/stage1/report.md (S
 ablation: $(INSTALLED) ## Variants x seeds -> tables 1, 3, 4: DATA=synthetic SEEDS=3 VARIANTS=synctalklip,no_lip
 	$(RUN) scripts/ablation.py demo=$(DATA) seeds=$(SEEDS) $(if $(VARIANTS),'sweep=[$(VARIANTS)]') \
 		$(if $(GRID),'data.root="$(GRID)"')
+
+benchmark: $(INSTALLED) ## Speed of stage 1: parts against their naive forms, whole steps -> outputs/benchmark
+	$(RUN) scripts/benchmark.py stage1
 
 test: $(INSTALLED) ## The test suite (at most 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)

@@ -74,7 +74,7 @@ def iteration_table(out: str | Path, phases: Sequence[Phase]) -> str:
     out = Path(out)
     seconds = {phase.name: phase.seconds for phase in phases}
     lines = [
-        "| iteration | clusters | perplexity | largest cluster % | updates | masked accuracy %: first | last | seconds |",
+        "| iteration | clusters | perplexity | largest % | updates | masked accuracy %: first | last | seconds |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for number in range(1, len(phases) // 2 + 1):
@@ -87,7 +87,7 @@ def iteration_table(out: str | Path, phases: Sequence[Phase]) -> str:
             f"| {curve.steps[-1]} | {100 * curve.values[0]:.1f} | {100 * curve.values[-1]:.1f} | {total:.0f} |"
         )
     note = (
-        "Accuracy of naming the cluster of a hidden frame, on validation clips: after the first epoch, and at the end. "
-        "Naming always the largest cluster would give its share."
+        "Masked accuracy: clusters of hidden frames named rightly, on validation clips, after the first epoch and at "
+        "the end. Naming always the largest cluster would reach its share."
     )
     return "\n".join([*lines, "", note, ""])

@@ -80,7 +80,9 @@ def markdown(results: Mapping[str, dict[str, Any]], described: str, samples: int
     headings = ["model", *(heading for _, _, heading, _, _ in COLUMNS), "S / D / I"]
     lines = ["| " + " | ".join(headings) + " |", "|---|" + "--:|" * (len(headings) - 1)]
     for name, result in results.items():
-        counts = {key: np.array([row[key] for row in result["clips"]], float) for key in result["clips"][0] if key != "id"}
+        counts = {
+            key: np.array([row[key] for row in result["clips"]], float) for key in result["clips"][0] if key != "id"
+        }
         cells = [name]
         for key, weight, _, factor, digits in COLUMNS:
             value = factor * counts[key].sum() / counts[weight].sum()
@@ -91,8 +93,8 @@ def markdown(results: Mapping[str, dict[str, Any]], described: str, samples: int
     words = int(sum(row["words"] for row in next(iter(results.values()))["clips"]))
     notes = [
         f"- {described}, {words} words; words read from the lips alone.",
-        "- Alignment: share of frames whose nearest video embedding, among all frames of the clip, is that of their own "
-        "sound.",
+        "- Alignment: share of frames whose sound is nearest, among the video embeddings of all frames of the clip, to "
+        "its own.",
         f"- Brackets: 95 % intervals from {samples} bootstrap resamples of the clips.",
     ]
     return "\n".join([*lines, "", *notes, ""])

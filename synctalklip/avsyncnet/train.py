@@ -95,6 +95,8 @@ def complete_sizes(node: DictConfig) -> None:
     from synctalklip.data.labels import read_labels
     from synctalklip.data.text import Tokenizer
 
+    if node.model.channels_last and node.common.fp16:
+        raise ConfigError("fairseq.model.channels_last does not go with common.fp16, which flattens weights")
     labels = Path(node.task.prepared) / "labels"
     if node.model._name == "avhubert":
         if not node.task.labels:

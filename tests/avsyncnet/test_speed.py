@@ -89,3 +89,11 @@ def test_training_takes_the_options(prepared, tmp_path):
     assert runs["true"].keys() == runs["false"].keys()
     for name, value in runs["false"].items():
         torch.testing.assert_close(runs["true"][name], value, atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_flat_half_precision_weights_are_refused_before_training(prepared, tmp_path):
+    from synctalklip.avsyncnet.train import train
+
+    both = ["fairseq.model.channels_last=true", "fairseq.common.fp16=true"]
+    with pytest.raises(SyncTalklipError, match="channels_last does not go with"):
+        train(configure(prepared, tmp_path / "run", *PRETRAIN, "fairseq.optimization.max_update=1", *both))
