@@ -19,7 +19,7 @@ STAGE1 ?= synthetic
 .PHONY: help install demo grid ablation stage1-report benchmark test lint format clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## Make .venv and install the pinned packages
 
@@ -58,5 +58,5 @@ format: $(INSTALLED) ## Mend what `make lint` finds, where a tool can
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-clean: ## Remove what `make demo` made: its outputs and the embedded corpus
-	rm -rf outputs/demo data/synthetic data/prepared/synthetic
+clean: ## Remove what demo, ablation and stage1-report made: outputs and the embedded corpora
+	rm -rf outputs/demo outputs/ablation_* outputs/stage1 data/synthetic data/stage1 data/prepared/synthetic data/prepared/stage1

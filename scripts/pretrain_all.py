@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     root = Path(__file__).resolve().parent.parent
     directory = Path(cfg.run.dir).resolve()
     plan = OmegaConf.to_container(cfg.iterations)
-    lines = commands(**plan, corpus=cfg.corpus, out=cfg.out, train=cfg.train)
+    lines = commands(**plan, corpus=cfg.corpus, out=cfg.out, cluster=cfg.cluster, train=cfg.train)
     phases = run_phases(lines, directory, root, cfg.fresh)
     table = iteration_table(directory, phases)
     write_atomically(directory / "iterations.md", lambda part: part.write_text(table, encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Table 2: `scripts/table2.py models={with:a.pt,without:b.pt}` -> WER and alignment, with intervals."""
+"""Table 2: `scripts/table2.py 'models={with:a.pt,without:b.pt}'` -> WER and alignment, with intervals."""
 
 from omegaconf import DictConfig, OmegaConf
 

@@ -206,7 +206,10 @@ def negatives_of(
     allowed = ~near & (same if scope == "clip" else True)
     if count is None:
         return allowed
-    order = torch.rand(allowed.shape, generator=generator).to(allowed.device).masked_fill(~allowed, 2).argsort(1)
+    # Drawn where it is used: a copy to a GPU would make it wait in every step.
+    source = allowed.device if generator is None else generator.device
+    lots = torch.rand(allowed.shape, generator=generator, device=source).to(allowed.device)
+    order = lots.masked_fill(~allowed, 2).argsort(1)
     chosen = torch.zeros_like(allowed).scatter_(1, order[:, :count], True)
     return chosen & allowed
 

@@ -35,13 +35,13 @@ class ClusterError(SyncTalklipError):
 
 @dataclass
 class KMeansSettings:
-    """MiniBatchKMeans; the published recipe is batch 10000, one pass, no reassignment.
+    """MiniBatchKMeans. Published: batch 10000, no reassignment, up to 100 passes over features kept on the disk.
 
     Attributes:
         clusters: C.
         batch_frames: features of one k-means step.
         passes: over the training clips.
-        fraction: share of the training clips that is used to fit.
+        fraction: share of the training clips that is used to fit; published 0.1.
     """
 
     clusters: int
@@ -154,7 +154,7 @@ def cluster(
     if not training:
         raise ClusterError("no training clip to fit on; check the split rule of the data config")
     model = fit(features, training, settings, seed)
-    labels = {clip.id: model.predict(row).astype(np.int64) for clip, row in features(clips, "label")}
+    labels = {clip.id: model.predict(row).astype(np.int32) for clip, row in features(clips, "label")}
     folder = Path(folder)
     write_labels(folder, labels, settings.clusters, rate)
     centroids = model.cluster_centers_.astype(np.float32)

@@ -44,7 +44,16 @@ Search = Callable[[dict[str, Any]], list[list[int]]]
 
 
 def build_search(expert: Expert, generation: Generation) -> Search:
-    """A function from a `net_input` to the token ids of each clip."""
+    """A function from a `net_input` to the token ids of each clip.
+
+    Raises:
+        SyncTalklipError: no beam, or an expert that came without a tokenizer.
+    """
+    if expert.tokenizer is None:
+        raise SyncTalklipError(
+            "the checkpoint has no tokenizer, so its symbols are no text: convert it again with tokenizer=<its "
+            "sentencepiece model>"
+        )
     if generation.beam < 1:
         raise SyncTalklipError(f"generation.beam {generation.beam}: at least 1 is needed")
     if generation.beam == 1:
@@ -52,7 +61,8 @@ def build_search(expert: Expert, generation: Generation) -> Search:
         def search(net_input: dict[str, Any]) -> list[list[int]]:
             mask = net_input["padding_mask"]
             embeddings = expert.encode(net_input["audio"], net_input["video"], mask)
-            return greedy(expert.model.decode, embeddings, mask, generation.max_len_a)
+            lengths = generation.max_len_a, generation.max_len_b, generation.min_len
+            return greedy(expert.model.decode, embeddings, mask, *lengths)
 
         return search
     return _beam_search(expert, generation)

@@ -23,7 +23,13 @@ def names(number: int) -> tuple[str, str]:
 
 
 def commands(
-    name: str, iterations: Sequence[Mapping[str, Any]], warm_start: bool, corpus: str, out: str, train: str
+    name: str,
+    iterations: Sequence[Mapping[str, Any]],
+    warm_start: bool,
+    corpus: str,
+    out: str,
+    cluster: str,
+    train: str,
 ) -> dict[str, str]:
     """Command lines by phase, in order: frame labels, training, frame labels, ...
 
@@ -33,6 +39,7 @@ def commands(
         warm_start: begin each iteration with the weights of the one before, not from nothing.
         corpus: overrides that name the corpus.
         out: folder of the whole, `outputs/<run.name>`.
+        cluster: more overrides of every clustering.
         train: more overrides of every training.
 
     Raises:
@@ -45,13 +52,13 @@ def commands(
             raise IterationError(
                 f"iteration {number} of {name!r}: the first one clusters MFCC and has no layer, all others need one"
             )
-        cluster, training = names(number)
+        clustering, training = names(number)
         labels = f"{name}_iter{number}"
         before = f"{out}/{names(number - 1)[1]}/{BEST}"
         source = f"checkpoint={before} layer={iteration['layer']}" if number > 1 else ""
-        found[cluster] = (
-            f"scripts/cluster.py {corpus} run.name={run}/{cluster} name={labels} iteration={number} "
-            f"clusters={iteration['clusters']} {source}"
+        found[clustering] = (
+            f"scripts/cluster.py {corpus} run.name={run}/{clustering} name={labels} iteration={number} "
+            f"clusters={iteration['clusters']} {source} {cluster}"
         )
         start = f"init_from={before}" if warm_start and number > 1 else ""
         found[training] = (
@@ -78,10 +85,10 @@ def iteration_table(out: str | Path, phases: Sequence[Phase]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for number in range(1, len(phases) // 2 + 1):
-        cluster, training = names(number)
-        found = json.loads((out / cluster / "clusters.json").read_text())
+        clustering, training = names(number)
+        found = json.loads((out / clustering / "clusters.json").read_text())
         curve = read_curves(out / training / "tensorboard", [ACCURACY])[0]
-        total = seconds[cluster] + seconds[training]
+        total = seconds[clustering] + seconds[training]
         lines.append(
             f"| {number} | {found['clusters']} | {found['perplexity']:.1f} | {100 * found['largest']:.1f} "
             f"| {curve.steps[-1]} | {100 * curve.values[0]:.1f} | {100 * curve.values[-1]:.1f} | {total:.0f} |"

@@ -91,14 +91,14 @@ def read_stage_one(state: Mapping[str, Any], path: str | Path) -> StageOne:
 def _configuration(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """`cfg` as a nested dict; older files hold one flat `args`."""
     if state.get("cfg") is not None:
-        cfg = plain(state["cfg"])
+        cfg = _plain(state["cfg"], path)
         if isinstance(cfg, dict) and isinstance(cfg.get("model"), dict):
             inner = cfg["model"].get("w2v_args")
             # A flat Namespace in the place of a whole configuration.
             if isinstance(inner, dict) and not isinstance(inner.get("model"), dict):
                 cfg["model"]["w2v_args"] = {"model": inner, "task": inner}
             return cfg
-    flat = plain(state.get("args"))
+    flat = _plain(state.get("args"), path)
     if isinstance(flat, dict) and flat:
         inner = flat.pop("w2v_args", None)
         model = flat | {"_name": flat.get("_name") or flat.get("arch")}
@@ -107,6 +107,16 @@ def _configuration(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]
             model["w2v_args"] = inner
         return {"model": model, "task": dict(flat)}
     raise CheckpointError(f"{path}: has weights but no configuration (cfg or args); get the file from its authors")
+
+
+def _plain(stored: Any, path: str | Path) -> Any:
+    try:
+        return plain(stored)
+    except (RecursionError, TypeError):
+        # Only a file that was made to do so holds a configuration that contains itself, or one with a false `items`.
+        raise CheckpointError(
+            f"{path}: its configuration has no end or no form; get the file from its authors"
+        ) from None
 
 
 def _weights(state: Mapping[str, Any], path: str | Path) -> tuple[dict[str, Tensor], list[str]]:

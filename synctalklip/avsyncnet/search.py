@@ -31,6 +31,8 @@ def greedy(
     embeddings: Tensor,
     padding_mask: Tensor,
     tokens_per_frame: float = 1.0,
+    more_tokens: int = 0,
+    fewest: int = 0,
 ) -> list[list[int]]:
     """The most likely symbol at every step.
 
@@ -38,18 +40,19 @@ def greedy(
         decode: `AVSyncNet.decode`; every token passes through it once.
         embeddings: (B,T,D).
         padding_mask: (B,T), true = padded.
-        tokens_per_frame: longest hypothesis for every unpadded frame.
+        tokens_per_frame: longest hypothesis for every unpadded frame; `more_tokens` are added.
+        fewest: shortest hypothesis.
 
     Returns:
         Token ids of every clip, without the end of sentence.
     """
-    limits = ((~padding_mask).sum(1) * tokens_per_frame).long().clamp(min=1)
+    limits = ((~padding_mask).sum(1) * tokens_per_frame + more_tokens).long().clamp(min=1)
     tokens = torch.full((len(embeddings), 1), EOS, dtype=torch.long, device=embeddings.device)
     finished = torch.zeros(len(embeddings), dtype=torch.bool, device=embeddings.device)
     state = DecoderState()
     for step in range(int(limits.max())):
         logits = decode(tokens, embeddings, padding_mask, state)[:, -1].float()
-        logits[:, [BOS, PAD]] = float("-inf")
+        logits[:, [BOS, PAD, EOS] if step < fewest else [BOS, PAD]] = float("-inf")
         following = logits.argmax(-1).masked_fill(finished | (step >= limits), EOS)
         finished |= following.eq(EOS)
         tokens = torch.cat([tokens, following[:, None]], dim=1)

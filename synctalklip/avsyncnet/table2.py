@@ -17,6 +17,7 @@ from synctalklip.avsyncnet.measures import alignment_counts
 from synctalklip.checkpoint import file_hash
 from synctalklip.data.dataset import ClipDataset, Limits
 from synctalklip.data.manifest import Clip
+from synctalklip.errors import SyncTalklipError
 from synctalklip.metrics.intelligibility import word_counts
 from synctalklip.metrics.table import bootstrap
 
@@ -66,7 +67,13 @@ def measure(expert: Expert, clips: Sequence[Clip], generation: Generation, batch
 def compare(
     models: Mapping[str, str], clips: Sequence[Clip], generation: Generation, batch_frames: int, device: str
 ) -> dict[str, dict[str, Any]]:
-    """Measure each of `models` (row name -> checkpoint) on the same clips; rows keep file and hash."""
+    """Measure each of `models` (row name -> checkpoint) on the same clips; rows keep file and hash.
+
+    Raises:
+        SyncTalklipError: no clip, or clips whose mouth regions were cut in another way than those of a training.
+    """
+    if not clips:
+        raise SyncTalklipError("no clip of the split has a transcript: choose another split or corpus")
     found = {}
     for name, path in models.items():
         expert = load_expert(path, clips[0].roi_mode).to(device)

@@ -92,7 +92,7 @@ def _structure(cfg: DictConfig, kind: str) -> dict[str, Any]:
 
 def complete_sizes(node: DictConfig) -> None:
     """Fill in what follows from data and weights, so that a checkpoint's configuration rebuilds its model."""
-    from synctalklip.data.labels import read_labels
+    from synctalklip.data.labels import label_classes
     from synctalklip.data.text import Tokenizer
 
     if node.model.channels_last and node.common.fp16:
@@ -101,7 +101,7 @@ def complete_sizes(node: DictConfig) -> None:
     if node.model._name == "avhubert":
         if not node.task.labels:
             raise ConfigError("pre-training needs frame labels: make some with scripts/cluster.py and name them")
-        node.model.num_classes = [read_labels(labels / name).classes for name in node.task.labels]
+        node.model.num_classes = [label_classes(labels / name) for name in node.task.labels]
         return
     if node.task.tokenizer is None:
         raise ConfigError("fine-tuning needs a tokenizer: make one with scripts/train_tokenizer.py")

@@ -112,10 +112,11 @@ class PositionalConv(nn.Module):
             self.weight_g.copy_(self._norm())
 
     def _norm(self) -> Tensor:
-        return self.weight_v.square().sum((0, 1), keepdim=True).sqrt()
+        # Squares of small weights do not exist in half precision.
+        return self.weight_v.float().square().sum((0, 1), keepdim=True).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight_v * (self.weight_g / self._norm())
+        weight = (self.weight_v * (self.weight_g / self._norm())).to(self.weight_v.dtype)
         y = F.conv1d(x.transpose(1, 2), weight, self.bias, padding=self.kernel // 2, groups=self.groups)
         return y[..., : x.shape[1]].transpose(1, 2)
 

@@ -23,7 +23,7 @@ class Augmentation:
         flip: probability of a mirror image.
         resample: probability of shrinking the ROI and enlarging it again, which makes it as soft as a ROI
             that was pasted from a 96x96 face crop.
-        resample_factor: mean shrinking; the canonical face box is 185 ROI pixels wide, 185/96 = 1.93.
+        resample_factor: mean shrinking; the canonical face box is 164 ROI pixels wide, 164/96 = 1.71.
         jitter: largest relative change of contrast, and of brightness in units of half the grey range.
         noise: noise in the sound; None: clean.
     """
@@ -31,7 +31,7 @@ class Augmentation:
     random_crop: bool = False
     flip: float = 0.0
     resample: float = 0.0
-    resample_factor: float = 1.93
+    resample_factor: float = 1.71
     jitter: float = 0.0
     noise: Noise | None = None
 

@@ -43,7 +43,7 @@ class FrameLabels:
 
     def targets(self, clip: Clip) -> np.ndarray:
         """Ids at 25 Hz, (T',) int64: every 4th label of a rate of 100."""
-        return self.labels[clip.id][:: self.rate // VIDEO_RATE][: clip.frames] + NUM_SPECIAL
+        return self.labels[clip.id][:: self.rate // VIDEO_RATE][: clip.frames].astype(np.int64) + NUM_SPECIAL
 
     def fits(self, clip: Clip) -> bool:
         """Whether labels and video last equally long within 0.1 s."""
@@ -62,6 +62,34 @@ def write_labels(folder: str | Path, labels: dict[str, np.ndarray], clusters: in
     write_atomically(folder / "info.json", lambda part: part.write_text(info, encoding="utf-8"))
 
 
+def label_classes(folder: str | Path) -> int:
+    """`FrameLabels.classes` without reading the labels.
+
+    Raises:
+        DatasetError: files are missing or damaged.
+    """
+    return _read_info(folder)[0] + NUM_SPECIAL
+
+
+def _read_info(folder: str | Path) -> tuple[int, int]:
+    """Clusters and rate."""
+    path, info_path = Path(folder) / "labels.txt", Path(folder) / "info.json"
+    if not path.is_file() or not info_path.is_file():
+        raise DatasetError(f"{folder}: no labels.txt and info.json there; make them with scripts/cluster.py")
+    try:
+        info = json.loads(info_path.read_text(encoding="utf-8"))
+        clusters, rate = int(info["clusters"]), int(info["rate"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(folder, error) from error
+    if rate < 1 or rate % VIDEO_RATE:
+        raise DatasetError(f"{info_path}: label rate {rate} is no multiple of {VIDEO_RATE} a second (100 or 25)")
+    return clusters, rate
+
+
+def _damaged(folder: str | Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{folder}: damaged labels ({error}); make them anew with scripts/cluster.py")
+
+
 def read_labels(folder: str | Path) -> FrameLabels:
     """Read what `write_labels` wrote.
 
@@ -69,24 +97,19 @@ def read_labels(folder: str | Path) -> FrameLabels:
         DatasetError: files are missing or no text, a line is malformed, a clip is listed twice, or a label is
             outside 0..clusters-1.
     """
-    path, info_path = Path(folder) / "labels.txt", Path(folder) / "info.json"
-    if not path.is_file() or not info_path.is_file():
-        raise DatasetError(f"{folder}: no labels.txt and info.json there; make them with scripts/cluster.py")
+    clusters, rate = _read_info(folder)
+    path = Path(folder) / "labels.txt"
     try:
-        info = json.loads(info_path.read_text(encoding="utf-8"))
-        clusters, rate = int(info["clusters"]), int(info["rate"])
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (ValueError, TypeError, KeyError) as error:
-        raise DatasetError(f"{folder}: damaged labels ({error}); make them anew with scripts/cluster.py") from error
-    if rate < 1 or rate % VIDEO_RATE:
-        raise DatasetError(f"{info_path}: label rate {rate} is no multiple of {VIDEO_RATE} a second (100 or 25)")
+    except ValueError as error:
+        raise _damaged(folder, error) from error
     labels = {}
     for number, line in enumerate(lines, start=1):
         name, tab, row = line.partition("\t")
         try:
-            values = np.array(row.split(), dtype=np.int64)
+            values = np.array(row.split(), dtype=np.int32)
         except ValueError:
-            values = np.zeros(0, np.int64)
+            values = np.zeros(0, np.int32)
         if not tab or not len(values):
             raise DatasetError(f"{path}: line {number} is not 'id<TAB>label label ...'")
         if values.min() < 0 or values.max() >= clusters:

@@ -20,9 +20,11 @@ def chance_loss(form: str) -> float:
     return min(float(losses.adversarial_discriminator(logit, logit, form)) for logit in candidates)
 
 
-def critic_scalars(real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+def critic_scalars(real: Tensor, fake: Tensor, form: str) -> dict[str, Tensor]:
     """What is watched of the discriminator's logits, (N,1) of real and of generated faces."""
-    right_real, right_fake = (real > 0).float().mean(), (fake < 0).float().mean()
+    # Least squares draws them to 1 and 0, every other form apart from 0.
+    boundary = 0.5 if form == "lsgan" else 0.0
+    right_real, right_fake = (real > boundary).float().mean(), (fake < boundary).float().mean()
     both = torch.cat([real, fake]).detach()
     return {
         "d_accuracy": (right_real + right_fake) / 2,

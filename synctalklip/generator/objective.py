@@ -28,8 +28,9 @@ CHOICES = {
     "encoder": ("generator", "expert"),
     "anchor": ("audio", "video"),
 }
-# Terms that look at what is said in the painted frames, which frames painted in silence do not show.
-SPOKEN = ("lip", "cav", "sync")
+# Terms that look at what is said in the painted frames, which frames painted in silence do not show: those of the
+# expert see `Painted.shown`, SyncNet every spoken frame.
+READ, HEARD = ("lip", "cav"), ("sync",)
 
 
 def weights_of(loss: Mapping[str, Any]) -> dict[str, float]:
@@ -168,10 +169,8 @@ class Objective:
     def terms(self, step: Painted, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Scalars by term; by default those whose weight is not 0."""
         names = self.weights if names is None else names
-        if len(step.shown) == 0:
-            nothing = step.generated.sum() * 0
-            return {name: nothing if name in SPOKEN else TERMS[name](self, step) for name in names}
-        return {name: TERMS[name](self, step) for name in names}
+        empty = (READ if len(step.shown) == 0 else ()) + (HEARD if len(step.batch["spoken"]) == 0 else ())
+        return {name: step.generated.sum() * 0 if name in empty else TERMS[name](self, step) for name in names}
 
     def reconstruction(self, step: Painted) -> Tensor:
         """Equation 7 on the whole face."""

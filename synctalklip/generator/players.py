@@ -63,9 +63,10 @@ class Players:
         precision = self.options["precision"]
         if precision not in PRECISIONS:
             raise SyncTalklipError(f"trainer.precision is '{precision}'; use one of {', '.join(PRECISIONS)}")
-        # An encoder that learns later has parameters that the first steps do not use.
-        waits = self.config["audio_encoder"]["trainable"] != "none" and not self.switch.reach(0)
-        distributed = DistributedDataParallelKwargs(find_unused_parameters=waits)
+        # Steps before the encoder learns do not use its parameters, nor those of a layer that is dropped.
+        trainable = self.config["audio_encoder"]["trainable"]
+        unused = trainable == "all" or (trainable != "none" and not self.switch.reach(0))
+        distributed = DistributedDataParallelKwargs(find_unused_parameters=unused)
         return Accelerator(
             mixed_precision=PRECISIONS[precision], cpu=self.options["cpu"], kwargs_handlers=[distributed]
         )
@@ -119,7 +120,7 @@ class Players:
             # Paid for the steps in between, too (Karras et al. 2020).
             loss = loss + options["r1"] / 2 * options["r1_every"] * scalars["d_r1"]
         norm = self._update(self.d_optimizer, self.discriminator, "discriminator", loss, scalars)
-        return scalars | critic_scalars(real, fake) | {"d_grad_norm": norm}
+        return scalars | critic_scalars(real, fake, options["form"]) | {"d_grad_norm": norm}
 
     def _gradient_penalty(self, faces: Tensor) -> Tensor:
         faces = faces.detach().requires_grad_()

@@ -171,10 +171,13 @@ class Trainer(Players):
         shown = self.generator if self.average is None else self.average.model
         judge = self.sync_expert and self.sync_expert.sha256
         save_generator(self.output / "checkpoints" / "generator.pt", shown, self.step, self.expert_sha256, judge)
-        # Last: a finished state promises that the generator stands.
-        self.folder.write(self._fill, state)
+        fill = self._fill
         if self.monitor.may_rewind and self.monitor.healthy:
-            self.good.write(lambda path: shutil.copytree(self.folder.path, path, dirs_exist_ok=True), state)
+            # Before the other: a run that is killed between the two comes here again, and would not if it were after.
+            self.good.write(fill, state)
+            fill = partial(shutil.copytree, self.good.path, dirs_exist_ok=True)
+        # Last: a finished state promises that the generator stands.
+        self.folder.write(fill, state)
 
     def _fill(self, path: Path) -> None:
         self.accelerator.save_state(str(path))
@@ -199,7 +202,8 @@ class Trainer(Players):
     def rewind(self) -> bool:
         """Go back to the last state in which all was well; False where there is none."""
         state = self.good.read()
-        if state is None:
+        # One that another run, or a deleted attempt at this one, left in the folder is not gone back to.
+        if state is None or state["run"] != self._identity() or state["step"] > self.step:
             log.warning("step %d: there is no good state to go back to yet", self.step)
             return False
         self._load(self.good, state)

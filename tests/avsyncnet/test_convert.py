@@ -370,3 +370,11 @@ def test_the_script_tells_what_it_read(fine_tuned, tmp_path):
     assert run.returncode == 0, run.stderr
     assert "av_hubert_seq2seq" in run.stdout
     assert f"wrote {tmp_path}/out, for landmark mouth regions" in run.stdout
+
+
+@pytest.mark.parametrize("key", ["cfg", "args"])
+def test_a_configuration_that_contains_itself_is_refused(key):
+    endless = {"model": {"_name": "av_hubert"}}
+    endless["model"]["inner"] = endless
+    with pytest.raises(CheckpointError, match=r"c\.pt: its configuration has no end"):
+        read_stage_one({key: endless, "model": {}}, "c.pt")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from synctalklip.avsyncnet.decode import Generation, LipReader, read_clips, write_hypotheses
-from synctalklip.avsyncnet.expert import load_expert
+from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import read_manifest
 from synctalklip.errors import SyncTalklipError
@@ -70,3 +70,13 @@ def test_other_rois_are_refused(expert, clips):
         list(read_clips(expert, foreign, Generation(), ["video"], 100))
     with pytest.raises(SyncTalklipError, match="beam"):
         list(read_clips(expert, clips, Generation(beam=0), ["video"], 100))
+
+
+def test_a_reader_without_a_tokenizer_is_refused(expert, clips):
+    assert next(read_clips(replace_tokenizer(expert, expert.tokenizer), clips, Generation(), ["video"], 100)).id
+    with pytest.raises(SyncTalklipError, match="has no tokenizer"):
+        next(read_clips(replace_tokenizer(expert, None), clips, Generation(), ["video"], 100))
+
+
+def replace_tokenizer(expert, tokenizer):
+    return Expert(expert.model, tokenizer, expert.roi_mode)

@@ -21,7 +21,7 @@ def plan(preset):
     overrides = [f"iterations={preset}", "data=grid", "data.prepared=/c/my grid", "run.name=all"]
     config = composed("pretrain_all", overrides)
     plain = OmegaConf.to_container(config.iterations)
-    return commands(**plain, corpus=config.corpus, out=config.out, train=config.train)
+    return commands(**plain, corpus=config.corpus, out=config.out, cluster=config.cluster, train=config.train)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -60,6 +60,6 @@ def test_labels_come_from_the_model_before():
 
 def test_a_layer_for_mfcc_is_refused():
     with pytest.raises(IterationError, match="iteration 1 of 'mine'"):
-        commands("mine", [{"clusters": 5, "layer": 3, "train": ""}], True, "", "outputs/mine", "")
+        commands("mine", [{"clusters": 5, "layer": 3, "train": ""}], True, "", "outputs/mine", "", "")
     with pytest.raises(IterationError, match="iteration 2"):
-        commands("mine", [{"clusters": 5, "train": ""}, {"clusters": 5, "train": ""}], True, "", "outputs/mine", "")
+        commands("mine", [{"clusters": 5, "train": ""}, {"clusters": 5, "train": ""}], True, "", "outputs/mine", "", "")
