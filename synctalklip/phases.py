@@ -1,6 +1,8 @@
 """Run a list of command lines, resumably, as a user would type them, side by side where they allow it."""
 
+import ctypes
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -20,6 +22,17 @@ POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 30
 # glibc gives large tensors back to the system at once; asking for them again took a quarter of the training time.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel end this process when its parent is gone, however that went; called between fork and exec."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class PhaseError(SyncTalklipError):
@@ -67,6 +80,8 @@ class _Running:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": str(threads)},
+                # A phase that outlives a killed runner would write where the next runner's phase writes.
+                preexec_fn=functools.partial(_end_with, os.getpid()),
             )
 
     def report(self) -> None:

@@ -1,7 +1,10 @@
 """The demo's phases and report."""
 
 import json
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from tensorboardX import SummaryWriter
@@ -38,6 +41,29 @@ def test_phases_run_in_order_and_are_not_repeated(root):
     again = run_phases(commands, root / "out", root)
     assert again == done
     assert len(calls(root)) == 2
+
+
+def test_a_killed_runner_takes_its_phases_with_it(root):
+    (root / "wait.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    runner = "from pathlib import Path; from synctalklip.phases import run_phases; run_phases({'a': 'wait.py'}, "
+    process = subprocess.Popen([sys.executable, "-c", runner + "Path('out'), Path('.'))"], cwd=root)
+    pid = root / "pid"
+    _until(lambda: pid.is_file() and pid.read_text())
+    process.kill()
+    process.wait()
+    _until(lambda: not _runs(int(pid.read_text())))
+
+
+def _until(holds, seconds=60):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"did not happen within {seconds} s"
+        time.sleep(0.05)
+
+
+def _runs(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_changed_command_repeats_all_that_follow(root):
@@ -165,7 +191,7 @@ def test_report_shows_table_strip_curves_videos_and_seconds(root, content):
     assert "![strip](../strip.png)" in text
     assert "[../clip.mp4](../clip.mp4)" in text
     assert "| stage | loss | 1 | 2 | 1 | 1 | 2 |" in text
-    assert "| first | 0 | `python note.py a` |" in text
+    assert f"| first | {phases[0].seconds:.0f} | `python note.py a` |" in text
     assert "- torch: " in text
     assert (root / "outputs" / "demo" / "curves.png").is_file()
     assert json.loads((root / "outputs" / "demo" / "state.json").read_text())[0]["name"] == "first"
