@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from synctalklip.checkpoint import write_atomically
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.dataset import ClipDataset, Limits, collate, frame_budget_batches
+from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, collate, frame_budget_batches
 from synctalklip.data.features import cluster_mfcc
 from synctalklip.data.labels import write_labels
 from synctalklip.data.manifest import Clip
@@ -69,7 +69,7 @@ def model_features(
     """
 
     def extract(clips: Sequence[Clip], progress: str) -> Iterator[tuple[Clip, np.ndarray]]:
-        dataset = ClipDataset(clips, limits=Limits(min_frames=1, max_frames=10**9))
+        dataset = ClipDataset(clips, limits=ANY_LENGTH)
         sizes = np.array([clip.frames for clip in clips])
         # Clips come in the caller's order, so that a shuffled order stays shuffled.
         batches = frame_budget_batches(sizes, np.arange(len(clips)), batch_frames)

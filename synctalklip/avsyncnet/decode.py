@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.avsyncnet.search import greedy
-from synctalklip.data.dataset import ClipDataset, Limits, collate, frame_budget_batches
+from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, collate, frame_budget_batches
 from synctalklip.data.features import normalize_roi
 from synctalklip.data.manifest import Clip, write_jsonl
 from synctalklip.errors import SyncTalklipError
@@ -125,7 +125,7 @@ def read_clips(
             f"the clips' mouth ROIs are {', '.join(foreign)}, the reader was trained on {expert.roi_mode}; "
             "prepare the clips with that ROI mode"
         )
-    dataset = ClipDataset(clips, limits=Limits(min_frames=1, max_frames=10**9), modalities=modalities)
+    dataset = ClipDataset(clips, limits=ANY_LENGTH, modalities=modalities)
     search = build_search(expert, generation)
     device = next(expert.model.parameters()).device
     for batch, sample in clip_batches(dataset, batch_frames):

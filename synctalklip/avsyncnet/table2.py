@@ -15,7 +15,7 @@ from synctalklip.avsyncnet.decode import Generation, build_search, clip_batches,
 from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.avsyncnet.measures import alignment_counts
 from synctalklip.checkpoint import file_hash
-from synctalklip.data.dataset import ClipDataset, Limits
+from synctalklip.data.dataset import ANY_LENGTH, ClipDataset
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import SyncTalklipError
 from synctalklip.metrics.intelligibility import word_counts
@@ -44,7 +44,7 @@ def measure(expert: Expert, clips: Sequence[Clip], generation: Generation, batch
     Returns:
         One dictionary of counts a clip, in the order of `clips`.
     """
-    dataset = ClipDataset(clips, limits=Limits(min_frames=1, max_frames=10**9))
+    dataset = ClipDataset(clips, limits=ANY_LENGTH)
     search = build_search(expert, generation)
     device = next(expert.model.parameters()).device
     rows: dict[str, dict[str, Any]] = {}

@@ -41,6 +41,10 @@ class Limits:
     pad: bool = True
 
 
+ANY_LENGTH = Limits(min_frames=1, max_frames=10**9)
+"""For reading and labelling: every clip counts."""
+
+
 class ClipDataset(torch.utils.data.Dataset):
     """One split of stage 1. Item (epoch, index) is the same at any worker count.
 
