@@ -142,6 +142,53 @@ def repair_last_checkpoint(folder: str | Path) -> None:
     partial.replace(last)
 
 
+# What a run is; where and how fast it is computed, and for how long, may change when it goes on.
+_IDENTITY = ("model", "criterion", "task", "optimizer")
+_MAY_CHANGE = (
+    "model.channels_last",
+    "model.compile",
+    "task.cache",
+    "task.disk_cache",
+    "task.prepared",
+    "task.tokenizer",
+)
+
+
+def assert_same_run(node: DictConfig) -> None:
+    """Refuse to go on with the checkpoints of a run that had other settings.
+
+    Raises:
+        ConfigError: names the first setting that differs.
+    """
+    folder = Path(node.checkpoint.save_dir)
+    stored = folder.parent / "fairseq.yaml"
+    if not (folder / "checkpoint_last.pt").exists() or not stored.is_file():
+        return
+    before, wanted = _settings(OmegaConf.load(stored)), _settings(node)
+    for name in sorted(before.keys() | wanted.keys()):
+        if before.get(name) != wanted.get(name):
+            raise ConfigError(
+                f"{folder.parent} holds a run with fairseq.{name}={before.get(name)}, and {wanted.get(name)} is asked "
+                "for: give another run.name, or delete that folder to start anew"
+            )
+
+
+def _settings(node: DictConfig) -> dict[str, Any]:
+    """The settings that make a run what it is, by dotted name."""
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{name}.{key}")
+        elif name not in _MAY_CHANGE:
+            found[name] = value
+
+    for section in _IDENTITY:
+        walk(OmegaConf.to_container(node[section]), section)
+    return found
+
+
 # What these say of every epoch and batch hides the lines of training and validation.
 _CHATTY = ("fairseq.trainer", "fairseq.checkpoint_utils", "fairseq.tasks.fairseq_task", "fairseq.data.iterators")
 
@@ -184,6 +231,7 @@ def train(cfg: DictConfig) -> Path:
     _forget_previous_run()
     folder = Path(node.checkpoint.save_dir)
     if is_first(node):
+        assert_same_run(node)
         folder.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(node, folder.parent / "fairseq.yaml")
     call_main(node, _train_in_process)
