@@ -118,13 +118,13 @@ def test_both_kinds_start_a_training_from_a_folder(fine_tuned, tmp_path, model_b
 
     config = AVSyncNetConfig(**ENCODER, **NARROW, **DECODER, vocab_size=SYMBOLS, num_classes=[])
     learner = FairseqAVSyncNet(config).eval()
-    learner.initialize(tmp_path / "tuned", model_bytes)
+    learner.initialize(tmp_path / "tuned", model_bytes, "all")
     assert_same(SimpleNamespace(encode=learner.encode, lip_logits=learner.decode), model)
-    learner.initialize(tmp_path / "pretrained", model_bytes)
+    learner.initialize(tmp_path / "pretrained", model_bytes, "all")
     with torch.no_grad():
         assert torch.equal(learner.eval().encode(audio), pretrained.encode(audio))
     with pytest.raises(CheckpointError, match="another vocabulary"):
-        learner.initialize(tmp_path / "tuned", b"other")
+        learner.initialize(tmp_path / "tuned", b"other", "all")
 
     speed = {"channels_last": False, "compile": False}
     cfg = AVHubertModelConfig(**ENCODER, **NARROW, **speed, init_from=str(tmp_path / "tuned"))
@@ -135,7 +135,7 @@ def test_both_kinds_start_a_training_from_a_folder(fine_tuned, tmp_path, model_b
         other = FairseqAVSyncNet(AVSyncNetConfig(**sizes, **NARROW, **DECODER, vocab_size=SYMBOLS, num_classes=[]))
         for folder in ("tuned", "pretrained"):
             with pytest.raises(CheckpointError, match="file has 2 layers of 32 dimensions: use an encoder config"):
-                other.initialize(tmp_path / folder, model_bytes)
+                other.initialize(tmp_path / folder, model_bytes, "all")
 
 
 @needs_golden
