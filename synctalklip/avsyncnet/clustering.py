@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from synctalklip.checkpoint import write_atomically
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, collate, frame_budget_batches
+from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
 from synctalklip.data.features import cluster_mfcc
 from synctalklip.data.labels import write_labels
 from synctalklip.data.manifest import Clip
@@ -70,19 +70,12 @@ def model_features(
 
     def extract(clips: Sequence[Clip], progress: str) -> Iterator[tuple[Clip, np.ndarray]]:
         dataset = ClipDataset(clips, limits=ANY_LENGTH)
-        sizes = np.array([clip.frames for clip in clips])
         # Clips come in the caller's order, so that a shuffled order stays shuffled.
-        batches = frame_budget_batches(sizes, np.arange(len(clips)), batch_frames)
-        bar = tqdm(total=int(sizes.sum()), desc=progress, unit="frame", unit_scale=True, disable=None)
-        for batch in batches:
-            net_input = collate([dataset[index] for index in batch])["net_input"]
-            net_input = {name: value.to(device) for name, value in net_input.items()}
+        for batch, sample in clip_batches(dataset, np.arange(len(clips)), batch_frames, progress):
             with torch.inference_mode():
-                features = encode(**net_input, layer=layer).float().cpu().numpy()
+                features = encode(**move(sample["net_input"], device), layer=layer).float().cpu().numpy()
             for row, index in zip(features, batch):
-                yield clips[index], row[: sizes[index]]
-            bar.update(int(sizes[batch].sum()))
-        bar.close()
+                yield clips[index], row[: clips[index].frames]
 
     return extract
 

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.avsyncnet.search import greedy
-from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, collate, frame_budget_batches
+from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, collate, frame_budget_batches, move
 from synctalklip.data.features import normalize_roi
 from synctalklip.data.manifest import Clip, write_jsonl
 from synctalklip.errors import SyncTalklipError
@@ -128,24 +127,10 @@ def read_clips(
     dataset = ClipDataset(clips, limits=ANY_LENGTH, modalities=modalities)
     search = build_search(expert, generation)
     device = next(expert.model.parameters()).device
-    for batch, sample in clip_batches(dataset, batch_frames):
+    for batch, sample in clip_batches(dataset, dataset.order(1, 0), batch_frames, "read"):
         for index, tokens in zip(batch, search(move(sample["net_input"], device))):
             clip, hypothesis = dataset.clips[index], expert.tokenizer.decode(tokens)
             yield Reading(clip.id, clip.text, hypothesis, word_counts(clip.text, hypothesis))
-
-
-def clip_batches(dataset: ClipDataset, batch_frames: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """Indices and collated batch, clips of similar length together; a progress bar counts frames."""
-    bar = tqdm(total=int(dataset.sizes.sum()), desc="read", unit="frame", unit_scale=True, disable=None)
-    for batch in frame_budget_batches(dataset.sizes, dataset.order(1, 0), batch_frames):
-        yield batch, collate([dataset[index] for index in batch])
-        bar.update(int(dataset.sizes[batch].sum()))
-    bar.close()
-
-
-def move(net_input: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The tensors of `net_input` on `device`; None stays None."""
-    return {name: None if value is None else value.to(device) for name, value in net_input.items()}
 
 
 def write_hypotheses(path: str | Path, readings: Sequence[Reading]) -> dict[str, float]:

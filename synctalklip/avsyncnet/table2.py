@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from synctalklip.avsyncnet.decode import Generation, build_search, clip_batches, move
+from synctalklip.avsyncnet.decode import Generation, build_search
 from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.avsyncnet.measures import alignment_counts
 from synctalklip.checkpoint import file_hash
-from synctalklip.data.dataset import ANY_LENGTH, ClipDataset
+from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import SyncTalklipError
+from synctalklip.metrics import table
 from synctalklip.metrics.intelligibility import word_counts
-from synctalklip.metrics.table import bootstrap
 
 # Column of a clip's counts, what it is divided by, heading, factor, decimals.
 COLUMNS = (
@@ -48,7 +48,7 @@ def measure(expert: Expert, clips: Sequence[Clip], generation: Generation, batch
     search = build_search(expert, generation)
     device = next(expert.model.parameters()).device
     rows: dict[str, dict[str, Any]] = {}
-    for batch, sample in clip_batches(dataset, batch_frames):
+    for batch, sample in clip_batches(dataset, dataset.order(1, 0), batch_frames, "read"):
         net_input = move(sample["net_input"], device)
         mask = net_input["padding_mask"]
         read = search({**net_input, "audio": None})
@@ -85,7 +85,7 @@ def compare(
 def markdown(results: Mapping[str, dict[str, Any]], described: str, samples: int, seed: int) -> str:
     """One row a model, with 95 % bootstrap intervals over clips; `described` says on what it was measured."""
     headings = ["model", *(heading for _, _, heading, _, _ in COLUMNS), "S / D / I"]
-    lines = ["| " + " | ".join(headings) + " |", "|---|" + "--:|" * (len(headings) - 1)]
+    rows = []
     for name, result in results.items():
         counts = {
             key: np.array([row[key] for row in result["clips"]], float) for key in result["clips"][0] if key != "id"
@@ -93,22 +93,22 @@ def markdown(results: Mapping[str, dict[str, Any]], described: str, samples: int
         cells = [name]
         for key, weight, _, factor, digits in COLUMNS:
             value = factor * counts[key].sum() / counts[weight].sum()
-            low, high = (factor * end for end in bootstrap(counts[key], counts[weight], samples, seed))
+            low, high = (factor * end for end in table.bootstrap(counts[key], counts[weight], samples, seed))
             cells.append(f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
         cells.append(" / ".join(f"{int(counts[key].sum())}" for key in ("substitutions", "deletions", "insertions")))
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
     words = int(sum(row["words"] for row in next(iter(results.values()))["clips"]))
     notes = [
-        f"- {described}, {words} words; words read from the lips alone.",
-        "- Alignment: share of frames whose sound is nearest, among the video embeddings of all frames of the clip, to "
+        f"{described}, {words} words; words read from the lips alone.",
+        "Alignment: share of frames whose sound is nearest, among the video embeddings of all frames of the clip, to "
         "its own.",
-        f"- Brackets: 95 % intervals from {samples} bootstrap resamples of the clips.",
+        f"Brackets: 95 % intervals from {samples} bootstrap resamples of the clips.",
     ]
-    return "\n".join([*lines, "", *notes, ""])
+    return table.markdown(headings, rows) + "\n\n" + table.bullets(notes) + "\n"
 
 
-def write(results: Mapping[str, dict[str, Any]], folder: str | Path, table: str) -> None:
+def write(results: Mapping[str, dict[str, Any]], folder: str | Path, text: str) -> None:
     """Write `table2.md` and the counts of every clip, `table2.json`."""
     folder = Path(folder)
     (folder / "table2.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "table2.md").write_text(table, encoding="utf-8")
+    (folder / "table2.md").write_text(text, encoding="utf-8")

@@ -4,13 +4,14 @@ B clips, T video frames at 25 Hz, L tokens, C clusters.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from synctalklip.data.augment import Augmentation, augment_rois
 from synctalklip.data.clips import ClipReader
@@ -284,3 +285,19 @@ def split_to_multiple(batches: list[list[int]], multiple: int) -> list[list[int]
             break
         batches[most : most + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
     return batches
+
+
+def clip_batches(
+    dataset: ClipDataset, order: np.ndarray, batch_frames: int, progress: str
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """Indices and collated batch, the clips in `order`; a progress bar counts frames."""
+    bar = tqdm(total=int(dataset.sizes.sum()), desc=progress, unit="frame", unit_scale=True, disable=None)
+    for batch in frame_budget_batches(dataset.sizes, order, batch_frames):
+        yield batch, collate([dataset[index] for index in batch])
+        bar.update(int(dataset.sizes[batch].sum()))
+    bar.close()
+
+
+def move(net_input: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The tensors of `net_input` on `device`; None stays None."""
+    return {name: None if value is None else value.to(device) for name, value in net_input.items()}
