@@ -26,7 +26,7 @@ class SourceClip:
     Attributes:
         id: unique, may hold "/"; becomes the name of the prepared files.
         video: the file.
-        split: "train", "valid" or "test".
+        split: "train", "valid", "test" or "unseen".
         speaker: "" when unknown.
         text: transcript as written, None when it is in a file or the corpus has none.
         transcript: file with the transcript, `.txt` (LRS) or `.align` (GRID).
@@ -143,7 +143,13 @@ def vox2(root: str | Path | None, valid_every: int | None) -> list[SourceClip]:
     return clips
 
 
-def grid(root: str | Path | None, part: str, every: int | None, speakers: Sequence[str] | None) -> list[SourceClip]:
+def grid(
+    root: str | Path | None,
+    part: str,
+    every: int | None,
+    speakers: Sequence[str] | None,
+    unseen: Sequence[str] = (),
+) -> list[SourceClip]:
     """GRID: either `PART/SPEAKER_CLIP.*` with `transcripts.tsv`, or the corpus itself, `SPEAKER/**/CLIP.mpg`.
 
     Transcripts come from `transcripts.tsv`, else from `.align` files anywhere below the root.
@@ -153,6 +159,7 @@ def grid(root: str | Path | None, part: str, every: int | None, speakers: Sequen
         part: folder of the videos, "clips" or "raw".
         every: of each of `speakers`, one of so many clips (by id) is test, the clip after it valid.
         speakers: whose clips are held out, None for all.
+        unseen: speakers of whom all clips are held out, as the split "unseen".
     """
     root = _checked_root(root)
     if (root / part).is_dir():
@@ -174,6 +181,7 @@ def grid(root: str | Path | None, part: str, every: int | None, speakers: Sequen
         places[speaker] += 1
         held_out = every and (speakers is None or speaker in speakers)
         split = {0: "test", 1: "valid"}.get(place % every, "train") if held_out else "train"
+        split = "unseen" if speaker in unseen else split
         name = speaker, stem
         transcript = aligns.get(name) if name not in texts else None
         # Without any transcript the clip is listed with an empty one, and rejected with that reason.

@@ -8,7 +8,8 @@ from pathlib import Path
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
 
-SPLITS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test", "unseen")
+"""`unseen` holds speakers of whom nothing was trained on."""
 
 
 class ManifestError(SyncTalklipError):

@@ -265,6 +265,9 @@ def test_grid_layout_as_shipped_here(tmp_path):
     assert clips["s4_bbaf2n"].speaker == "s4"
     assert [clip.video.suffix for clip in grid(tmp_path, "raw", 10, ["s1"])] == [".mpg"]
     assert sum(clip.split == "test" for clip in grid(tmp_path, "clips", 10, None)) == 3
+    splits = {clip.id: clip.split for clip in grid(tmp_path, "clips", 10, None, unseen=["s4"])}
+    assert splits["s4_bbaf2n"] == "unseen"
+    assert sum(split == "test" for split in splits.values()) == 2
 
 
 def test_grid_layout_as_distributed(tmp_path):
