@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from synctalklip.errors import SyncTalklipError
 
 PLAIN = (type(None), bool, int, float, str, bytes, torch.Tensor)
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "spm.model"
-"""Files of a checkpoint that is a folder; the last is there when the model reads or writes text."""
+WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "spm.model", "README.md"
+"""Files of a checkpoint that is a folder; a tokenizer where the model reads or writes text, a card where it ships."""
 
 
 # How Python, torch and safetensors report a disk that takes no more.
@@ -74,22 +74,28 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def save_folder(
-    path: str | Path, weights: Mapping[str, torch.Tensor], config: Mapping[str, Any], tokenizer: bytes | None = None
+    path: str | Path,
+    weights: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    tokenizer: bytes | None = None,
+    card: str | None = None,
 ) -> None:
-    """Write a checkpoint as a folder: safetensors, JSON and, when it has one, a sentencepiece model.
+    """Write a checkpoint as a folder: safetensors, JSON and, when it has them, a sentencepiece model and a card.
 
     Args:
         path: the folder; one that was written so before is replaced as a whole.
         weights: tensors by name.
         config: what JSON can hold; `kind` says what it is.
         tokenizer: bytes of a sentencepiece model.
+        card: its model card, Markdown.
 
     Raises:
         SyncTalklipError: the folder holds other files, or the disk refused a file.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
-    strangers = {file.name for file in path.iterdir()} - {WEIGHTS, CONFIG, TOKENIZER} if path.is_dir() else set()
+    known = {WEIGHTS, CONFIG, TOKENIZER, CARD}
+    strangers = {file.name for file in path.iterdir()} - known if path.is_dir() else set()
     if strangers or path.is_file():
         raise CheckpointError(
             f"{path}: holds other files ({', '.join(sorted(strangers)[:3]) or 'it is one'}); "
@@ -103,6 +109,8 @@ def save_folder(
         (part / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
         if tokenizer is not None:
             (part / TOKENIZER).write_bytes(tokenizer)
+        if card is not None:
+            (part / CARD).write_text(card)
         shutil.rmtree(path, ignore_errors=True)
         part.rename(path)
     except REFUSED_WRITES as error:
@@ -200,3 +208,12 @@ def file_hash(path: str | Path) -> str:
     path = Path(path)
     with open(path / WEIGHTS if path.is_dir() else path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def origins(path: str | Path) -> set[str]:
+    """SHA-256 of a checkpoint and, of a shipped or converted folder, that of the file it was made from."""
+    path = Path(path)
+    found = {file_hash(path)}
+    if path.is_dir():
+        found.add((json.loads((path / CONFIG).read_text()).get("source") or {}).get("sha256"))
+    return found - {None}
