@@ -28,12 +28,21 @@ class LSE:
         offset: frames by which the lips must be delayed to meet the sound; a sound that comes 3 frames
             late gives -3.
         distance_at_zero: the mean distance without a shift. LSE-D cannot see a constant delay, this can.
+        curve: the mean distance at every shift of `shifts`. At shift s the lips are compared with the sound s
+            frames later, so the smallest one lies at -offset.
     """
 
     distance: float
     confidence: float
     offset: int
     distance_at_zero: float
+    curve: tuple[float, ...]
+
+    @property
+    def shifts(self) -> range:
+        """The shifts of `curve` in frames, symmetric about 0."""
+        reach = len(self.curve) // 2
+        return range(-reach, reach + 1)
 
 
 def lse(video: Tensor, audio: Tensor, max_shift: int = 15, ends: str = "zeros") -> LSE:
@@ -44,7 +53,7 @@ def lse(video: Tensor, audio: Tensor, max_shift: int = 15, ends: str = "zeros") 
     Args:
         video: (W,E) embeddings of the lips.
         audio: (W,E) embeddings of the sound, of the same length.
-        max_shift: largest shift in frames.
+        max_shift: largest shift in frames; ends="overlap" lowers it on clips of fewer than 2 max_shift windows.
         ends: "zeros" compares the windows that are shifted past the ends with zero vectors, as the public
             script does. "overlap" leaves them out, and a shift keeps at least half of the windows: unit
             embeddings lie nearer to zero than to a wrong window, so zeros would favour large shifts.
@@ -71,6 +80,7 @@ def lse(video: Tensor, audio: Tensor, max_shift: int = 15, ends: str = "zeros") 
         confidence=float(curve.median() - curve[best]),
         offset=max_shift - best,
         distance_at_zero=float(curve[max_shift]),
+        curve=tuple(curve.tolist()),
     )
 
 
@@ -79,18 +89,52 @@ def _distance_at(video: Tensor, audio: Tensor, shift: int, ends: str) -> Tensor:
     count = len(video)
     first, last = max(0, -shift), min(count, count - shift)
     if ends == "overlap":
-        return F.pairwise_distance(video[first:last], audio[first + shift : last + shift], eps=DISTANCE_EPS).mean()
+        return (
+            F.pairwise_distance(video[first:last], audio[first + shift : last + shift], eps=DISTANCE_EPS)
+            .double()
+            .mean()
+        )
     shifted = torch.zeros_like(audio)
     if last > first:
         shifted[first:last] = audio[first + shift : last + shift]
-    return F.pairwise_distance(video, shifted, eps=DISTANCE_EPS).mean()
+    return F.pairwise_distance(video, shifted, eps=DISTANCE_EPS).double().mean()
+
+
+PROTOCOLS = ("face_crop", "whole_frame")
+"""Which pixels a SyncNet sees: the 96x96 face crop, or, as the published scripts do with clips that were cut around the
+face (LRS), the whole frame. Either is resized to what the network takes."""
+
+
+def assert_protocol(model: SyncNet | SmallSyncNet, protocol: str) -> None:
+    """Refuse a protocol that is unknown, or that was not the one of the network's training.
+
+    Raises:
+        MetricError: see above.
+    """
+    if protocol not in PROTOCOLS:
+        raise MetricError(f"syncnet protocol {protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
+    if protocol == "whole_frame" and not model.any_size:
+        raise MetricError(
+            "syncnet protocol 'whole_frame' needs a SyncNet of the public structure, this one was trained on face "
+            "crops; choose face_crop"
+        )
 
 
 def score_clip(
-    model: SyncNet | SmallSyncNet, faces: np.ndarray | Tensor, mfcc: np.ndarray | Tensor, max_shift: int = 15
+    model: SyncNet | SmallSyncNet, frames: np.ndarray | Tensor, mfcc: np.ndarray | Tensor, max_shift: int = 15
 ) -> LSE:
-    """`lse` of a clip in the protocol of its network (`model.ends`); arguments as for `model.embed_clip`."""
-    return lse(*model.embed_clip(faces, mfcc), max_shift=max_shift, ends=model.ends)
+    """`lse` of a clip, its ends treated as its network wants it (`model.ends`).
+
+    Args:
+        model: of `load_syncnet`.
+        frames: (T,H,W,3) uint8 BGR in the protocol of the evaluation: face crops, or whole frames.
+        mfcc: (4T,13), see `model.embed_clip`.
+        max_shift: largest shift in frames.
+
+    Raises:
+        MetricError: fewer than 5 frames, no sound, or frames of a size that the network does not take.
+    """
+    return lse(*model.embed_clip(frames, mfcc), max_shift=max_shift, ends=model.ends)
 
 
 STRUCTURES = {"public": SyncNet, "small": SmallSyncNet}

@@ -15,6 +15,7 @@ FRAMES = 5
 STEPS_PER_FRAME = 4
 STEPS = FRAMES * STEPS_PER_FRAME
 COEFFICIENTS = 13
+FACE = 96  # pixels of a face crop's side
 
 
 def sound_windows(mfcc: Tensor, frames: int) -> Tensor:
@@ -58,14 +59,16 @@ def _projection(width: int, embedding: int) -> nn.Sequential:
 class _WindowEmbedder(nn.Module):
     """Whole-clip embedding, shared by both structures.
 
-    `ends` is the default of `sync.score_clip`; `chunk` windows are embedded at a time, which bounds memory.
+    `ends` is how `sync.score_clip` treats the ends of a clip; `chunk` windows are embedded at a time, which bounds
+    memory; `any_size` says whether whole frames are taken, or 96x96 face crops only.
     """
 
+    any_size: bool
     ends: str
     chunk: int
 
     def pixels(self, faces: Tensor) -> Tensor:
-        """Face crops (N,96,96,3) uint8 BGR -> the network's input (3,N,H,W) float."""
+        """Face crops (N,96,96,3) uint8 BGR, or frames of `any_size` -> the network's input (3,N,H,W) float."""
         raise NotImplementedError
 
     def embed_video(self, frames: Tensor) -> Tensor:
@@ -81,14 +84,14 @@ class _WindowEmbedder(nn.Module):
         """Embed every window of a clip; each frame passes the per-frame layers once.
 
         Args:
-            faces: (T,96,96,3) uint8 BGR.
+            faces: (T,96,96,3) uint8 BGR, or frames of `any_size`.
             mfcc: (4T,13).
 
         Returns:
             video (W,E) and audio (W,E), on the CPU.
 
         Raises:
-            MetricError: fewer than 5 frames, or no sound.
+            MetricError: fewer than 5 frames, no sound, or frames of a size that is not taken.
         """
         device = next(self.parameters()).device
         windows = sound_windows(torch.as_tensor(mfcc, dtype=torch.float32), len(faces)).to(device)
@@ -109,6 +112,8 @@ class SyncNet(_WindowEmbedder):
         ends: how `score` treats the ends of a clip, see `lse`.
         chunk: windows embedded at a time; bounds the memory of a long clip.
     """
+
+    any_size = True
 
     def __init__(self, embedding: int = 1024, ends: str = "zeros", chunk: int = 50) -> None:
         super().__init__()
@@ -143,7 +148,7 @@ class SyncNet(_WindowEmbedder):
         )
 
     def pixels(self, faces: Tensor) -> Tensor:
-        """(N,96,96,3) uint8 BGR -> (3,N,224,224) in 0..255: the whole crop, as the public script feeds it."""
+        """(N,H,W,3) uint8 BGR -> (3,N,224,224) in 0..255: all of the picture, as the public script feeds it."""
         images = faces.permute(0, 3, 1, 2).float()
         images = F.interpolate(images, size=(224, 224), mode="bilinear", align_corners=False)
         return images.transpose(0, 1)
@@ -178,6 +183,8 @@ class SmallSyncNet(_WindowEmbedder):
         chunk: windows embedded at a time.
     """
 
+    any_size = False
+
     def __init__(self, embedding: int = 128, width: int = 16, ends: str = "overlap", chunk: int = 200) -> None:
         super().__init__()
         self.ends, self.chunk = ends, chunk
@@ -208,6 +215,10 @@ class SmallSyncNet(_WindowEmbedder):
 
     def pixels(self, faces: Tensor) -> Tensor:
         """(N,96,96,3) uint8 BGR -> (3,N,48,96) in -1..1: the lower half."""
+        if faces.shape[1:3] != (FACE, FACE):
+            raise MetricError(
+                f"the small SyncNet takes {FACE}x{FACE} face crops, got {faces.shape[1]}x{faces.shape[2]} frames"
+            )
         return faces[:, faces.shape[1] // 2 :].permute(3, 0, 1, 2).float() / 127.5 - 1
 
     def embed_audio(self, sound: Tensor) -> Tensor:

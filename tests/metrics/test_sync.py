@@ -14,6 +14,7 @@ from synctalklip.metrics.sync import (
     SmallSyncNet,
     SyncNet,
     SyncNetInfo,
+    assert_protocol,
     build_syncnet,
     load_syncnet,
     lse,
@@ -64,25 +65,36 @@ def test_public_state_dict_names():
     assert ours == expected
 
 
-def naive_lse(video: np.ndarray, audio: np.ndarray, max_shift: int) -> tuple[float, float, int]:
+def naive_lse(video: np.ndarray, audio: np.ndarray, max_shift: int) -> tuple[float, float, int, list[float]]:
     """The loop of the published procedure."""
     padded = np.pad(audio, ((max_shift, max_shift), (0, 0)))
     curve = [
         np.mean([np.linalg.norm(video[t] - padded[t + k] + 1e-6) for t in range(len(video))])
         for k in range(2 * max_shift + 1)
     ]
-    return min(curve), float(np.median(curve)) - min(curve), max_shift - int(np.argmin(curve))
+    return min(curve), float(np.median(curve)) - min(curve), max_shift - int(np.argmin(curve)), curve
 
 
 def test_lse_equals_the_naive_loop():
     generator = torch.Generator().manual_seed(0)
     video, audio = torch.randn(2, 25, 8, generator=generator, dtype=torch.float64)
     score = lse(video, audio, max_shift=6)
-    distance, confidence, offset = naive_lse(video.numpy(), audio.numpy(), 6)
+    distance, confidence, offset, curve = naive_lse(video.numpy(), audio.numpy(), 6)
     assert score.distance == pytest.approx(distance)
     assert score.confidence == pytest.approx(confidence)
     assert score.offset == offset
     assert score.distance_at_zero == pytest.approx(np.linalg.norm((video - audio + 1e-6).numpy(), axis=1).mean())
+    assert score.curve == pytest.approx(curve)
+    assert list(score.shifts) == list(range(-6, 7))
+
+
+def test_curve_of_a_short_clip_stays_symmetric():
+    """Half of the windows of every shift overlap, so 8 windows reach 4 frames."""
+    video = torch.eye(8)
+    score = lse(video, video, max_shift=15, ends="overlap")
+    assert list(score.shifts) == list(range(-4, 5))
+    assert len(score.curve) == 9
+    assert score.curve[4] == score.distance
 
 
 @pytest.mark.parametrize("ends", ["zeros", "overlap"])
@@ -153,6 +165,26 @@ def test_small_sees_only_the_lower_half():
     changed[:, :48] = 0
     assert torch.equal(model.embed_clip(faces, mfcc)[0], model.embed_clip(changed, mfcc)[0])
     assert torch.allclose(model.embed_clip(faces, mfcc)[0].norm(dim=1), torch.ones(2), atol=1e-5)
+
+
+def test_protocols_by_name():
+    """The public structure sees crops and whole frames."""
+    public, small = SyncNet().eval(), SmallSyncNet().eval()
+    for protocol in ("face_crop", "whole_frame"):
+        assert_protocol(public, protocol)
+    assert_protocol(small, "face_crop")
+    with pytest.raises(MetricError, match="needs a SyncNet of the public structure"):
+        assert_protocol(small, "whole_frame")
+    with pytest.raises(MetricError, match="'mouth' is unknown"):
+        assert_protocol(public, "mouth")
+    frames, mfcc = torch.zeros(6, 120, 160, 3, dtype=torch.uint8), clip(6)[1]
+    frames[:, -1, -1] = frames[:, 0, 0] = 200
+    pixels = public.pixels(frames)
+    assert pixels.shape == (3, 6, 224, 224)
+    assert pixels[:, :, 0, 0].min() == pixels[:, :, -1, -1].min() == 200  # nothing is cut away
+    assert len(score_clip(public, frames, mfcc, max_shift=1).curve) == 3
+    with pytest.raises(MetricError, match="96x96 face crops, got 120x160"):
+        score_clip(small, frames, mfcc)
 
 
 def test_checkpoint_round_trip(tmp_path):
