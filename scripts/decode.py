@@ -12,12 +12,11 @@ from synctalklip.cli import entry
 def main(cfg: DictConfig) -> None:
     import torch
 
-    from synctalklip.avsyncnet.decode import Generation, read_clips, write_hypotheses
-    from synctalklip.avsyncnet.expert import load_expert
+    from synctalklip.avsyncnet.decode import Generation, load_reader, read_clips, write_hypotheses
     from synctalklip.data.manifest import read_manifest
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    expert = load_expert(cfg.checkpoint).to(device)
+    expert = load_reader(cfg.checkpoint, device)
     clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
     generation = Generation(**OmegaConf.to_container(cfg.generation))
     readings = list(read_clips(expert, clips, generation, cfg.modalities, cfg.batch_frames))

@@ -1,4 +1,4 @@
-"""Reading lips with a trained AV-SyncNet: batches in, sentences and word errors out.
+"""Reading lips with a trained AV-SyncNet or Conformer: batches in, sentences and word errors out.
 
 B clips, T video frames at 25 Hz, L tokens.
 """
@@ -6,17 +6,27 @@ B clips, T video frames at 25 Hz, L tokens.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from synctalklip.avsyncnet.expert import Expert, load_expert
-from synctalklip.avsyncnet.search import greedy
+from synctalklip.avsyncnet.config import assert_choice
+from synctalklip.avsyncnet.expert import (
+    CONFORMER,
+    expert_of,
+    model_name,
+    read_checkpoint,
+    roi_mode_of,
+    task_state,
+    tokenizer_of,
+)
+from synctalklip.avsyncnet.search import forced, greedy
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, collate, frame_budget_batches, move
 from synctalklip.data.features import normalize_roi
 from synctalklip.data.manifest import Clip, write_jsonl
+from synctalklip.data.text import Tokenizer, normalize_text
 from synctalklip.errors import SyncTalklipError
 from synctalklip.metrics.intelligibility import EditCounts, word_counts
 
@@ -41,8 +51,44 @@ class Generation:
 
 Search = Callable[[dict[str, Any]], list[list[int]]]
 
+DECODINGS = ("free", "forced")
 
-def build_search(expert: Expert, generation: Generation) -> Search:
+
+class Reader(Protocol):
+    """A frozen lip reader: an `Expert`, or a `ConformerExpert`."""
+
+    model: nn.Module  # with `encode` and `decode`
+    tokenizer: Tokenizer | None
+    roi_mode: str
+
+
+@dataclass
+class ConformerExpert:
+    """A frozen `ConformerReader` with what its checkpoint says of text and pictures."""
+
+    model: nn.Module
+    tokenizer: Tokenizer | None
+    roi_mode: str
+
+
+def load_reader(path: str | Path, device: str | torch.device = "cpu") -> Reader:
+    """Read a fine-tuned AV-SyncNet, a public AV-HuBERT or a Conformer; its checkpoint says which it is.
+
+    Raises:
+        CheckpointError: as `load_expert`.
+    """
+    state = read_checkpoint(path)
+    if model_name(state) != CONFORMER:
+        return expert_of(state, path).to(device)
+    # torchaudio takes a while to import, and the others do not need it.
+    from synctalklip.avsyncnet.conformer import build_conformer
+
+    task = task_state(state, path)
+    model = build_conformer(state, path).to(device)
+    return ConformerExpert(model, tokenizer_of(task, path), roi_mode_of(task, path))
+
+
+def build_search(expert: Reader, generation: Generation) -> Search:
     """A function from a `net_input` to the token ids of each clip.
 
     Raises:
@@ -59,7 +105,7 @@ def build_search(expert: Expert, generation: Generation) -> Search:
 
         def search(net_input: dict[str, Any]) -> list[list[int]]:
             mask = net_input["padding_mask"]
-            embeddings = expert.encode(net_input["audio"], net_input["video"], mask)
+            embeddings = expert.model.encode(net_input["audio"], net_input["video"], mask)
             lengths = generation.max_len_a, generation.max_len_b, generation.min_len
             return greedy(expert.model.decode, embeddings, mask, *lengths)
 
@@ -67,7 +113,7 @@ def build_search(expert: Expert, generation: Generation) -> Search:
     return _beam_search(expert, generation)
 
 
-def _beam_search(expert: Expert, generation: Generation) -> Search:
+def _beam_search(expert: Reader, generation: Generation) -> Search:
     # fairseq costs seconds to import, and greedy reading does not need it.
     from omegaconf import OmegaConf
 
@@ -107,7 +153,7 @@ class Reading:
 
 
 def read_clips(
-    expert: Expert,
+    expert: Reader,
     clips: Sequence[Clip],
     generation: Generation,
     modalities: Sequence[str],
@@ -149,12 +195,15 @@ def write_hypotheses(path: str | Path, readings: Sequence[Reading]) -> dict[str,
 
 
 class LipReader:
-    """Reads silent mouth ROIs; what evaluation uses.
+    """Reads silent mouth ROIs; what evaluation uses. Hypotheses do not depend on the order or number of clips.
 
     Args:
-        path: fine-tuned AV-SyncNet checkpoint.
-        generation: search settings, greedy by default.
+        path: fine-tuned AV-SyncNet, public AV-HuBERT or Conformer.
+        generation: search settings, greedy by default; without meaning where decoding is forced.
         batch_frames: padded frames of one forward pass.
+        decoding: `free`, or `forced`: the reference is given up to each place, the most likely symbol taken there,
+            and no more of them than the reference has. It is what the published WER3 does, and flatters: the length
+            is always right, and a wrong word misleads no other.
     """
 
     def __init__(
@@ -163,22 +212,29 @@ class LipReader:
         device: str | torch.device = "cpu",
         generation: Generation | None = None,
         batch_frames: int = 2000,
+        decoding: str = "free",
     ) -> None:
-        self.expert = load_expert(path).to(device)
-        self.device, self.batch_frames = torch.device(device), batch_frames
-        self._search = build_search(self.expert, generation or Generation())
+        assert_choice("decoding", decoding, DECODINGS)
+        self.expert = load_reader(path, device)
+        self.device, self.batch_frames, self.decoding = torch.device(device), batch_frames, decoding
+        self._search = build_search(self.expert, (decoding == "free" and generation) or Generation())
 
     @property
     def roi_mode(self) -> str:
         """How the ROIs have to be cut."""
         return self.expert.roi_mode
 
-    def read(self, rois: Sequence[np.ndarray | Tensor]) -> list[str]:
+    def read(self, rois: Sequence[np.ndarray | Tensor], references: Sequence[str] | None = None) -> list[str]:
         """One sentence for each clip.
 
         Args:
             rois: (T,96,96) each, grey, uint8 0..255 or float 0..1.
+            references: transcript of each clip, needed and used only where decoding is forced.
+
+        Raises:
+            SyncTalklipError: forced decoding without a transcript for each clip.
         """
+        targets = self._targets(rois, references) if self.decoding == "forced" else None
         sizes = np.array([len(roi) for roi in rois], dtype=np.int64)
         texts = [""] * len(rois)
         for batch in frame_budget_batches(sizes, np.argsort(sizes, kind="stable"), self.batch_frames):
@@ -188,6 +244,35 @@ class LipReader:
                 for index in batch
             ]
             net_input = move(collate(items)["net_input"], self.device)
-            for index, tokens in zip(batch, self._search(net_input)):
+            if targets is None:
+                rows = self._search(net_input)
+            else:
+                rows = self._forced(net_input, [targets[index] for index in batch])
+            for index, tokens in zip(batch, rows):
                 texts[index] = self.expert.tokenizer.decode(tokens)
         return texts
+
+    def _targets(self, rois: Sequence[Any], references: Sequence[str] | None) -> list[list[int]]:
+        if references is None or len(references) != len(rois):
+            given = "none" if references is None else len(references)
+            raise SyncTalklipError(
+                f"forced decoding needs the transcript of each of {len(rois)} clips, {given} given: give them, or "
+                "read with decoding=free"
+            )
+        return [self.expert.tokenizer.encode(normalize_text(text)) for text in references]
+
+    def _forced(self, net_input: dict[str, Any], references: list[list[int]]) -> list[list[int]]:
+        model, mask = self.expert.model, net_input["padding_mask"]
+        return forced(model.decode, model.encode(None, net_input["video"], mask), mask, references)
+
+
+def open_reader(
+    path: str | Path, device: str | torch.device = "cpu", beam: int = 1, decoding: str = "free"
+) -> LipReader:
+    """A lip reader for evaluation, of whichever kind the checkpoint is; see `LipReader`.
+
+    Raises:
+        CheckpointError: a checkpoint of another kind, damaged or incomplete.
+        SyncTalklipError: a beam below 1, or a decoding that there is not.
+    """
+    return LipReader(path, device, Generation(beam=beam), decoding=decoding)

@@ -24,6 +24,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 PRETRAINED = ("avhubert", "av_hubert")
 FINE_TUNED = ("avsyncnet", "av_hubert_seq2seq")
+CONFORMER = "conformer"
 ENCODER_PREFIX = "encoder.w2v_model."
 # Needed to predict clusters only, or (the last) a number that older fairseq versions store and never read.
 _UNUSED = ("label_embs_concat", "final_proj.weight", "final_proj.bias", "embed_positions._float_tensor")
@@ -93,17 +94,20 @@ def load_expert(path: str | Path, roi_mode: str | None = None) -> Expert:
         CheckpointError: missing, damaged, carrying code, of another kind, incomplete, of other sizes than
             it states, or trained with another ROI mode.
     """
-    state, name = _read(path)
+    return expert_of(read_checkpoint(path), path, roi_mode)
+
+
+def expert_of(state: Mapping[str, Any], path: str | Path, roi_mode: str | None = None) -> Expert:
+    """The expert in a checkpoint from `read_checkpoint`; `path` names it in messages. See `load_expert`."""
+    name = _kind(state, path)
     if name not in FINE_TUNED:
         raise CheckpointError(
             f"{path}: is a pre-trained {name!r} model without a decoder; fine-tune it with "
             "scripts/train_avsyncnet.py first"
         )
     weights = _weights(state)
-    task = _task_state(state, path)
-    stored_mode = task.get("roi_mode", PUBLIC_ROI_MODE if name == "av_hubert_seq2seq" else None)
-    if stored_mode is None:
-        raise CheckpointError(f"{path}: does not say how its mouth regions were cut; train it with this version")
+    task = task_state(state, path)
+    stored_mode = PUBLIC_ROI_MODE if name == "av_hubert_seq2seq" and "roi_mode" not in task else roi_mode_of(task, path)
     if roi_mode is not None and roi_mode != stored_mode:
         raise CheckpointError(
             f"{path}: was trained on {stored_mode!r} mouth regions, {roi_mode!r} ones are given; prepare the "
@@ -115,7 +119,7 @@ def load_expert(path: str | Path, roi_mode: str | None = None) -> Expert:
     model = _build(lambda: AVSyncNet(config), path)
     own = ("encoder.", "decoder.", "distance.", "align.")
     checkpoint.load_weights(model, {key: value for key, value in weights.items() if key.startswith(own)}, path)
-    return Expert(model, _tokenizer(task, path), stored_mode)
+    return Expert(model, tokenizer_of(task, path), stored_mode)
 
 
 def load_encoder(path: str | Path) -> AVHubert:
@@ -126,7 +130,8 @@ def load_encoder(path: str | Path) -> AVHubert:
     Raises:
         CheckpointError: as `load_expert`, but both kinds are taken.
     """
-    state, name = _read(path)
+    state = read_checkpoint(path)
+    name = _kind(state, path)
     weights = _weights(state)
     if name in FINE_TUNED:
         weights = {
@@ -148,24 +153,26 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, damaged or carrying code.
     """
     state = checkpoint.load(path)
-    if not Path(path).is_dir() or state.get("kind") not in PRETRAINED + FINE_TUNED:
+    if not Path(path).is_dir() or state.get("kind") not in (*PRETRAINED, *FINE_TUNED, CONFORMER):
         return state
     task = {name: state.get(name) for name in ("tokenizer", "roi_mode", "label_sizes")}
     cfg = {"model": (state.get("config") or {}) | {"_name": state["kind"]}}
     return {"cfg": cfg, "model": state["model"], "task_state": task}
 
 
-def _read(path: str | Path) -> tuple[dict[str, Any], str]:
-    """The checkpoint and the name of its model."""
-    state = read_checkpoint(path)
-    model = (state.get("cfg") or {}).get("model") or {}
-    name = model.get("_name")
+def model_name(state: Mapping[str, Any]) -> str | None:
+    """Under which name the model of a checkpoint is registered, None for one of another stage."""
+    return ((state.get("cfg") or {}).get("model") or {}).get("_name")
+
+
+def _kind(state: Mapping[str, Any], path: str | Path) -> str:
+    name = model_name(state)
     if name not in PRETRAINED + FINE_TUNED or not isinstance(state.get("model"), Mapping):
         raise CheckpointError(
             f"{path}: is a {state.get('kind', name or 'foreign')!r} checkpoint, an AV-SyncNet or AV-HuBERT one "
             "of stage 1 is needed (checkpoints/checkpoint_best.pt of its run)"
         )
-    return state, name
+    return name
 
 
 def _weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -185,14 +192,35 @@ def decoder_settings(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state["cfg"]["model"].items() if key not in encoder}
 
 
-def _task_state(state: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
+def task_state(state: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
+    """What the task of a training keeps: tokenizer, ROI mode, label sizes.
+
+    Raises:
+        CheckpointError: the checkpoint has none.
+    """
     task = state.get("task_state")
     if not isinstance(task, Mapping):
         raise CheckpointError(f"{path}: holds no task state (tokenizer, ROI mode); train it with this version")
     return task
 
 
-def _tokenizer(task: Mapping[str, Any], path: str | Path) -> Tokenizer | None:
+def roi_mode_of(task: Mapping[str, Any], path: str | Path) -> str:
+    """How the mouth regions were cut, of a `task_state`.
+
+    Raises:
+        CheckpointError: it does not say.
+    """
+    if task.get("roi_mode") is None:
+        raise CheckpointError(f"{path}: does not say how its mouth regions were cut; train it with this version")
+    return task["roi_mode"]
+
+
+def tokenizer_of(task: Mapping[str, Any], path: str | Path) -> Tokenizer | None:
+    """The tokenizer of a `task_state`, None where it has none.
+
+    Raises:
+        CheckpointError: it is no tokenizer of this project.
+    """
     if task.get("tokenizer") is None:
         return None
     try:

@@ -77,7 +77,7 @@ class FairseqAVHubert(AVHubert, BaseFairseqModel):
     @classmethod
     def build_model(cls, cfg: AVHubertModelConfig, task: Any) -> "FairseqAVHubert":
         """Build with one head for each label set of the task; heads and masks of `init_from` are not taken."""
-        model = cls(AVHubertConfig.from_mapping(_plain(cfg)), task.label_sizes)
+        model = cls(AVHubertConfig.from_mapping(plain(cfg)), task.label_sizes)
         if cfg.init_from:
             own = model.state_dict()
             kept = {name: own[name] for name in own if name.startswith(_PRETRAINING)}
@@ -101,7 +101,7 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
     @classmethod
     def build_model(cls, cfg: AVSyncNetModelConfig, task: Any) -> "FairseqAVSyncNet":
         """Build for the vocabulary of the task and take the weights of `init_from`."""
-        model = cls(AVSyncNetConfig.from_mapping(_plain(cfg)), cfg.ctc)
+        model = cls(AVSyncNetConfig.from_mapping(plain(cfg)), cfg.ctc)
         if cfg.init_from:
             model.initialize(cfg.init_from, task.state.tokenizer, cfg.init_parts)
         prepare_for_training(model.encoder.w2v_model, cfg.channels_last, cfg.compile)
@@ -212,7 +212,8 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _plain(cfg: Any) -> dict[str, Any]:
+def plain(cfg: Any) -> dict[str, Any]:
+    """The fields of a model configuration, of OmegaConf or a dataclass."""
     return OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else vars(cfg)
 
 

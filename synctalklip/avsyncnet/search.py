@@ -1,9 +1,9 @@
-"""Greedy and beam search over the decoder of AV-SyncNet.
+"""Greedy, beam and teacher-forced search over the decoders of the lip readers.
 
 B clips, K hypotheses a clip, T video frames at 25 Hz, D embedding, L tokens, V symbols.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -60,6 +60,25 @@ def greedy(
             break
     rows = tokens[:, 1:].tolist()
     return [row[: row.index(EOS)] if EOS in row else row for row in rows]
+
+
+@torch.no_grad()
+def forced(
+    decode: Decode, embeddings: Tensor, padding_mask: Tensor, references: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """The most likely symbol at every place of the reference, the true symbols before it given.
+
+    Args:
+        decode, embeddings, padding_mask: as in `greedy`.
+        references: token ids of each clip, without the end of sentence.
+
+    Returns:
+        At most as many ids as each reference has; an end of sentence that is predicted inside it is left out.
+    """
+    rows = [torch.tensor([EOS, *tokens][: max(len(tokens), 1)]) for tokens in references]
+    previous = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(embeddings.device)
+    best = decode(previous, embeddings, padding_mask, DecoderState()).argmax(-1).tolist()
+    return [[token for token in row[: len(tokens)] if token != EOS] for row, tokens in zip(best, references)]
 
 
 class _Encoder(nn.Module):

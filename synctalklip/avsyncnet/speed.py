@@ -4,16 +4,16 @@ Neither changes a parameter's name or value, so checkpoints are the same with an
 """
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
-from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.errors import SyncTalklipError
 
 
-def prepare_for_training(model: AVHubert, channels_last: bool, compiled: bool, backend: str = "inductor") -> None:
+def prepare_for_training(model: nn.Module, channels_last: bool, compiled: bool, backend: str = "inductor") -> None:
     """Set a model up in place.
 
     Args:
+        model: an encoder with `feature_extractor_video.resnet` and `encoder.layers`.
         channels_last: keep the ResNet's weights in the layout in which its images are anyway, instead of
             bringing them into it at every step.
         compiled: `torch.compile` of the ResNet's trunk and of each transformer layer, for any number of frames.

@@ -23,6 +23,7 @@ class ConfigError(SyncTalklipError):
 
 def register() -> None:
     """Import the plugin by its package name, once; `common.user_dir` stays null."""
+    import synctalklip.avsyncnet.conformer_fairseq
     import synctalklip.avsyncnet.criterion
     import synctalklip.avsyncnet.fairseq_models
     import synctalklip.avsyncnet.task  # noqa: F401
@@ -77,15 +78,20 @@ def _structure(cfg: DictConfig, kind: str) -> dict[str, Any]:
     """Fields of the `encoder` group that the chosen model has; a pre-training model has no decoder.
 
     Raises:
-        ConfigError: a field that neither model knows.
+        ConfigError: a field that no model of this family knows.
     """
     from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig
+    from synctalklip.avsyncnet.conformer import ConformerConfig
 
     structure = OmegaConf.to_container(cfg.encoder, resolve=True)
-    known = {field.name for field in fields(AVSyncNetConfig)}
+    family = (ConformerConfig,) if kind == "conformer" else (AVHubertConfig, AVSyncNetConfig)
+    known = {field.name for field in fields(family[-1])}
     unknown = sorted(set(structure) - known)
     if unknown:
-        raise ConfigError(f"encoder.{unknown[0]}: neither AVHubertConfig nor AVSyncNetConfig has such a field")
+        raise ConfigError(
+            f"encoder.{unknown[0]}: is no field of {' or '.join(one.__name__ for one in family)}; correct it, or take "
+            f"an encoder config of {kind} models"
+        )
     own = {field.name for field in fields(AVHubertConfig)} if kind == "avhubert" else known
     return {name: value for name, value in structure.items() if name in own}
 
@@ -107,6 +113,11 @@ def complete_sizes(node: DictConfig) -> None:
         raise ConfigError("fine-tuning needs a tokenizer: make one with scripts/train_tokenizer.py")
     node.model.vocab_size = Tokenizer.load(node.task.tokenizer).size
     node.model.ctc = node.criterion.lambda_ctc > 0
+    if node.model._name == "conformer":
+        node.model.hear = node.criterion.lambda_audio > 0
+        for name in ("lambda_av", "freeze_updates"):
+            if node.criterion[name]:
+                raise ConfigError(f"fairseq.criterion.{name} belongs to AV-SyncNet: a Conformer needs it to be 0")
     if node.criterion.freeze_updates and not node.model.init_from:
         raise ConfigError(
             "fairseq.criterion.freeze_updates keeps an encoder of random weights: give init_from=<checkpoint>, or set "
