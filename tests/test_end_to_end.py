@@ -47,7 +47,7 @@ def test_from_nothing_to_a_table_and_a_video(workplace):
         f"train_generator experiment=generator/tiny run.name=generator expert.path={out}/expert/{BEST} trainer.steps=2",
     )
     generator = out / "generator/checkpoints/generator.pt"
-    judges = f"syncnet.path={out}/syncnet/syncnet.pt reader.path={out}/reader/{BEST}"
+    judges = f"syncnet.path={out}/syncnet/syncnet.pt readers.WER.path={out}/reader/{BEST}"
     for name, generated in {"truth": "ground_truth", "still": "still_mouth", "model": generator}.items():
         run(workplace, f"evaluate run.name={name} generated={generated} {judges}")
     table = run(workplace, f"table runs=[{out}/truth,{out}/still,{out}/model]")
@@ -62,7 +62,7 @@ def test_from_nothing_to_a_table_and_a_video(workplace):
     assert json.loads((workplace / "said.mp4.json").read_text())["generated"] is True
 
     # The supervisor may not judge what it trained.
-    arguments = ["run.name=cheat", f"generated={generator}", f"reader.path={out}/expert/{BEST}"]
+    arguments = ["run.name=cheat", f"generated={generator}", f"readers.WER.path={out}/expert/{BEST}"]
     evaluate = [sys.executable, str(SCRIPTS / "evaluate.py"), *arguments]
     done = subprocess.run(evaluate, cwd=workplace, capture_output=True, text=True)
     assert done.returncode == 1

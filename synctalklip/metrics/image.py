@@ -3,8 +3,7 @@
 Legend: N images, C channels, H rows, W columns.
 """
 
-import math
-
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,13 +43,20 @@ def psnr(generated: Tensor, target: Tensor) -> Tensor:
     return -10.0 * torch.log10(error)
 
 
-def _gaussian() -> list[float]:
-    weight = [math.exp(-0.5 * ((i - WINDOW // 2) / SIGMA) ** 2) for i in range(WINDOW)]
-    return [value / sum(weight) for value in weight]
+def _gaussian() -> np.ndarray:
+    weight = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
+    return weight / weight.sum()
 
 
-def _blur(images: Tensor, weight: list[float]) -> Tensor:
-    """Valid separable Gaussian filter of (...,H,W); summed shifts are far faster than a float64 convolution."""
+def _blur(images: Tensor) -> Tensor:
+    """Valid separable Gaussian filter of float64 (...,H,W)."""
+    weight = _gaussian()
+    if images.device.type == "cpu":
+        # Row by row, within the caches: 2 to 4 times faster than sums of whole shifted pictures.
+        inner = slice(WINDOW // 2, -(WINDOW // 2))
+        planes = images.reshape(-1, *images.shape[-2:]).numpy()
+        filtered = [cv2.sepFilter2D(plane, cv2.CV_64F, weight, weight)[inner, inner] for plane in planes]
+        return torch.from_numpy(np.stack(filtered)).reshape(*images.shape[:-2], *filtered[0].shape)
     for axis in (-2, -1):
         length = images.shape[axis] - WINDOW + 1
         total = images.narrow(axis, 0, length) * weight[0]
@@ -60,18 +66,18 @@ def _blur(images: Tensor, weight: list[float]) -> Tensor:
     return images
 
 
-def ssim(generated: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity of each image (Wang et al. 2004): Gaussian window 11x11, sigma 1.5.
+def ssim_map(generated: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity of every window (Wang et al. 2004): Gaussian, 11x11, sigma 1.5.
 
-    Equal to scikit-image with `gaussian_weights=True, use_sample_covariance=False, data_range=1`:
-    only windows that lie fully inside the image count, and the channels are averaged.
+    A part of the rows of the map is the map of those rows of the pictures, so that one map serves a face and its
+    lower half.
 
     Args:
         generated: (N,C,H,W) float in 0..1, at least 11 pixels high and wide.
         target: same shape.
 
     Returns:
-        (N,) float64; 1 for identical images.
+        (N,C,H-10,W-10) float64; 1 where the windows are identical.
 
     Raises:
         MetricError: the shapes differ, the images are not float or smaller than the window.
@@ -79,15 +85,26 @@ def ssim(generated: Tensor, target: Tensor) -> Tensor:
     _check_pair(generated, target)
     if min(generated.shape[-2:]) < WINDOW:
         raise MetricError(f"SSIM needs images of at least {WINDOW}x{WINDOW} pixels, got {tuple(generated.shape)}")
-    weight = _gaussian()
     x, y = generated.double(), target.double()
-    mean_x, mean_y = _blur(x, weight), _blur(y, weight)
-    var_x = _blur(x * x, weight) - mean_x.square()
-    var_y = _blur(y * y, weight) - mean_y.square()
-    covariance = _blur(x * y, weight) - mean_x * mean_y
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x = _blur(x * x) - mean_x.square()
+    var_y = _blur(y * y) - mean_y.square()
+    covariance = _blur(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + K1**2) / (mean_x.square() + mean_y.square() + K1**2)
     structure = (2 * covariance + K2**2) / (var_x + var_y + K2**2)
-    return (luminance * structure).mean(dim=(1, 2, 3))
+    return luminance * structure
+
+
+def ssim(generated: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity of each image: the mean of `ssim_map`, arguments and errors as there.
+
+    Equal to scikit-image with `gaussian_weights=True, use_sample_covariance=False, data_range=1`:
+    only windows that lie fully inside the image count, and the channels are averaged.
+
+    Returns:
+        (N,) float64; 1 for identical images.
+    """
+    return ssim_map(generated, target).mean(dim=(1, 2, 3))
 
 
 def psnr_legacy_uint8(generated: np.ndarray, target: np.ndarray) -> np.ndarray:

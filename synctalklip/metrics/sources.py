@@ -1,19 +1,28 @@
-"""Where the faces of an evaluation come from: the truth, a still mouth, a generator, or videos in a folder.
+"""Where the pictures of an evaluation come from: the truth, a still mouth, a generator, or videos in a folder.
 
-Legend: T video frames at 25 Hz.
+Legend: T video frames at 25 Hz, H, W height and width of a frame in pixels.
 """
 
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from synctalklip import checkpoint
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader
+from synctalklip.data.face import crop_face, paste_face
+from synctalklip.data.manifest import Clip
 from synctalklip.metrics.errors import MetricError
 
 IDENTITY_FRAME = 0
+
+
+class VideoError(MetricError):
+    """A generated video that is missing or unfit; the clip cannot be scored."""
 
 
 class Source(Protocol):
@@ -33,20 +42,71 @@ class Source(Protocol):
         """Face crops of clip `index`, (T,96,96,3) uint8 BGR."""
         ...
 
+    def frames(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[np.ndarray]:
+        """Its full frames, (H,W,3) uint8 BGR each; `faces` are its face crops."""
+        ...
 
-class GroundTruth:
-    """The stored face crops themselves."""
+    def facts(self, clip: Clip) -> list[Any]:
+        """What its pictures of a clip depend on besides its checkpoint: plain values."""
+        ...
 
-    kind, name, file = "ground_truth", "Ground truth", None
+
+def source_frames(reader: ClipReader, index: int) -> Iterator[np.ndarray]:
+    """The frames of the video that a clip was prepared from, (H,W,3) uint8 BGR each.
+
+    Raises:
+        MetricError: it has another length than the clip.
+        MediaError: it is missing or broken.
+    """
+    clip, count = reader.clips[index], 0
+    for frame in media.read_frames(clip.source):
+        count += 1
+        if count > clip.frames:
+            break
+        yield frame
+    if count != clip.frames:
+        relation = "more" if count > clip.frames else "fewer"
+        raise MetricError(
+            f"{clip.source} has {relation} frames than the {clip.frames} that were prepared from it: prepare it again, "
+            "or set full_frame=false"
+        )
+
+
+class _Stored:
+    """Faces that come from the stored crops and full frames that come from the source video."""
+
+    file: Path | None = None
+
+    def frames(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[np.ndarray]:
+        """The source's frames with the lower halves of `faces` pasted in, as `scripts/generate.py` does it."""
+        from synctalklip.generator.options import Options
+        from synctalklip.generator.synthesize import lower_half
+        from synctalklip.generator.unet import UPPER_ROWS
+
+        feather = Options.default().feather
+        for frame, box, face in zip(source_frames(reader, index), reader.boxes(index), faces):
+            yield paste_face(frame, lower_half(box), face[UPPER_ROWS:], feather)
+
+    def facts(self, clip: Clip) -> list[Any]:
+        return []
+
+
+class GroundTruth(_Stored):
+    """The recording itself."""
+
+    kind, name = "ground_truth", "Ground truth"
 
     def faces(self, reader: ClipReader, index: int) -> np.ndarray:
         return reader.faces(index)
 
+    def frames(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[np.ndarray]:
+        return source_frames(reader, index)
 
-class StillMouth:
+
+class StillMouth(_Stored):
     """The lower half of the identity frame on every frame: what a generator without lips would score."""
 
-    kind, name, file = "still_mouth", "Still mouth", None
+    kind, name = "still_mouth", "Still mouth"
 
     def faces(self, reader: ClipReader, index: int) -> np.ndarray:
         faces = reader.faces(index).copy()
@@ -55,14 +115,14 @@ class StillMouth:
         return faces
 
 
-class Generator:
-    """A trained generator that speaks the clip's own sound; lossless, painted as `scripts/generate.py` does.
+class Generator(_Stored):
+    """A trained generator that speaks the clip's sound; lossless, painted as `scripts/generate.py` does.
 
     The pose is each frame without its lower half, the identity is frame 0, and only the lower half is taken
     from the output.
 
     Args:
-        path: `generator.pt`.
+        path: `generator.pt`, or the folder of a shipped one.
         device: where to run.
         batch_size: frames painted at once.
         roi_mode: ROI mode of the corpus; another one is refused.
@@ -72,28 +132,26 @@ class Generator:
 
     def __init__(self, path: Path, device: torch.device, batch_size: int, roi_mode: str) -> None:
         from synctalklip.generator.model import load_generator
+        from synctalklip.generator.painter import Painter
 
         self.file, self.device, self.batch_size = path, device, batch_size
         self.model = load_generator(path, device, roi_mode)
+        self.paint = Painter(self.model, "fp32", device)
         run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-        self.name = run.name or path.stem
+        self.name = path.name if path.is_dir() else run.name or path.stem
 
     @torch.inference_mode()
     def faces(self, reader: ClipReader, index: int) -> np.ndarray:
-        from synctalklip.generator.unet import UPPER_ROWS, generator_input
+        from synctalklip.generator.unet import UPPER_ROWS
 
-        truth = reader.faces(index)
+        painted = reader.faces(index).copy()
         audio = torch.as_tensor(reader.logfbank(index), dtype=torch.float32).T[None].to(self.device)
-        padding = torch.zeros(1, len(truth), dtype=torch.bool, device=self.device)
+        padding = torch.zeros(1, len(painted), dtype=torch.bool, device=self.device)
         speech = self.model.encode_speech(audio, padding)[0]
-        target = torch.from_numpy(np.ascontiguousarray(truth))
-        identity = target[IDENTITY_FRAME : IDENTITY_FRAME + 1].expand_as(target)
-        painted = truth.copy()
-        for rows in torch.arange(len(truth)).split(self.batch_size):
-            inputs = generator_input(target[rows], identity[rows]).to(self.device)
-            output = self.model(inputs, speech[rows.to(self.device)])[:, :, UPPER_ROWS:]
-            lower = (output.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-            painted[rows.numpy(), UPPER_ROWS:] = lower.cpu().numpy()
+        identity = painted[IDENTITY_FRAME].copy()
+        for start in range(0, len(painted), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            painted[rows, UPPER_ROWS:] = self.paint(painted[rows], identity, speech[rows])
         return painted
 
 
@@ -109,31 +167,63 @@ class Videos:
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, folder.name
 
-    def faces(self, reader: ClipReader, index: int) -> np.ndarray:
-        """Raises:
-        MetricError: the video is missing, shorter than the clip, or too small for the boxes.
-        """
-        from synctalklip.data.face import crop_face
+    def path(self, clip: Clip) -> Path:
+        """The video of a clip.
 
-        clip, boxes = reader.clips[index], reader.boxes(index)
+        Raises:
+            VideoError: there is none.
+        """
         path = self.folder / f"{clip.id}.mp4"
         if not path.is_file():
-            raise MetricError(f"{path} is missing: every clip of the split needs a generated video")
-        faces = []
-        for frame, box in zip(media.read_frames(path), boxes):
-            # A box may leave the picture by its margin, but its centre cannot.
-            centre = (box[:2] + box[2:]) / 2
-            if not (0 <= centre[0] < frame.shape[1] and 0 <= centre[1] < frame.shape[0]):
-                raise MetricError(
-                    f"{path} has frames of {frame.shape[1]}x{frame.shape[0]}, the stored face lies outside: "
-                    "generate at the size of the source video"
-                )
-            faces.append(crop_face(frame, box))
-        if len(faces) < clip.frames:
-            raise MetricError(
-                f"{path} has {len(faces)} frames at 25 fps, the clip has {clip.frames}: generate it whole"
-            )
-        return np.stack(faces)
+            raise VideoError(f"{path} is missing: every clip of the split needs a generated video")
+        return path
+
+    def faces(self, reader: ClipReader, index: int) -> np.ndarray:
+        """Raises:
+        VideoError: the video is missing, broken, shorter than the clip, or of another size than its source.
+        """
+        return np.stack([crop_face(frame, box) for frame, box in zip(self._frames(reader, index), reader.boxes(index))])
+
+    def frames(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[np.ndarray]:
+        return self._frames(reader, index)
+
+    def facts(self, clip: Clip) -> list[Any]:
+        path = self.folder / f"{clip.id}.mp4"
+        return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+
+    def _frames(self, reader: ClipReader, index: int) -> Iterator[np.ndarray]:
+        """As many frames as the clip has; longer videos are cut."""
+        clip, boxes, count = reader.clips[index], reader.boxes(index), 0
+        path, size = self.path(clip), _source_size(clip)
+        try:
+            for frame, box in zip(media.read_frames(path), boxes):
+                _check_size(path, frame, box, size)
+                count += 1
+                yield frame
+        except media.MediaError as error:
+            raise VideoError(str(error)) from error
+        if count < clip.frames:
+            raise VideoError(f"{path} has {count} frames at 25 fps, the clip has {clip.frames}: generate it whole")
+
+
+def _source_size(clip: Clip) -> tuple[int, int] | None:
+    """Width and height of the video a clip was prepared from, where its track says so."""
+    try:
+        with np.load(clip.track) as stored:
+            width, height = stored["source_size"]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+    return int(width), int(height)
+
+
+def _check_size(path: Path, frame: np.ndarray, box: np.ndarray, size: tuple[int, int] | None) -> None:
+    height, width = frame.shape[:2]
+    # A box may leave the picture by its margin, but its centre cannot.
+    centre = (box[:2] + box[2:]) / 2
+    inside = 0 <= centre[0] < width and 0 <= centre[1] < height
+    if (size or (width, height)) != (width, height) or not inside:
+        wanted = f"the source has {size[0]}x{size[1]}" if size else "the stored face lies outside"
+        raise VideoError(f"{path} has frames of {width}x{height}, {wanted}: generate at the size of the source video")
 
 
 def open_source(generated: str, device: torch.device, batch_size: int, roi_mode: str) -> Source:
@@ -147,10 +237,10 @@ def open_source(generated: str, device: torch.device, batch_size: int, roi_mode:
     if generated in plain:
         return plain[generated]()
     path = Path(generated)
+    if path.is_file() or (path / checkpoint.CONFIG).is_file():
+        return Generator(path, device, batch_size, roi_mode)
     if path.is_dir():
         return Videos(path)
-    if path.is_file():
-        return Generator(path, device, batch_size, roi_mode)
     raise MetricError(
         f"generated={generated} is no file or folder: give ground_truth, still_mouth, a generator.pt, "
         "or a folder of <id>.mp4"

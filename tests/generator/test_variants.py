@@ -14,7 +14,7 @@ from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.sync_expert import SyncExpert
 from synctalklip.generator.trainer import Trainer
 from synctalklip.metrics.errors import MetricError
-from synctalklip.metrics.evaluate import supervisor_of
+from synctalklip.metrics.judges import taught
 from synctalklip.metrics.sync import SyncNetInfo, build_syncnet, save_syncnet
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -123,11 +123,11 @@ class TestSyncExpert:
         trainer = Trainer(configure("variant=wav2lip", f"syncnet.path={syncnet}", "trainer.steps=1"))
         path = trainer.run()
         assert checkpoint.load(path)["syncnet_sha256"] == checkpoint.file_hash(syncnet)
-        assert supervisor_of(path, syncnet)
+        assert taught(path, syncnet)
         sizes = {"structure": "small", "embedding": 8, "width": 4, "ends": "overlap", "chunk": 50}
         other = tmp_path / "other.pt"
         save_syncnet(other, build_syncnet(**sizes), sizes, SyncNetInfo("small", "toy", 1))
-        assert not supervisor_of(path, other)
+        assert not taught(path, other)
 
     def test_an_evaluation_by_the_teacher_is_refused(self, configure, syncnet, prepared):
         from synctalklip.metrics.evaluate import evaluate
