@@ -8,8 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from synctalklip.checkpoint import REFUSED_WRITES, reason_of
-from synctalklip.data.manifest import Clip, write_jsonl
+from synctalklip.checkpoint import REFUSED_WRITES, reason_of, write_atomically
+from synctalklip.data.manifest import Clip
 from synctalklip.errors import SyncTalklipError
 from synctalklip.metrics.scoring import Scored
 from synctalklip.metrics.settings import Pair
@@ -31,6 +31,11 @@ def _clip_facts(clip: Clip) -> list[Any]:
     return [record, [[file.stat().st_size, file.stat().st_mtime_ns] for file in clip.files()]]
 
 
+def _line(key: str, scored: Scored) -> str:
+    # The order of the columns is kept.
+    return json.dumps({"key": key, **asdict(scored)}, ensure_ascii=False) + "\n"
+
+
 class Ledger:
     """The scored clips of a run by their key.
 
@@ -44,7 +49,8 @@ class Ledger:
         for line in path.read_bytes().splitlines() if path.is_file() else ():
             try:
                 record = json.loads(line)
-                self._known[record.pop("key")] = Scored(**record)
+                key = record.pop("key")
+                self._known[key] = Scored(**record)
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
 
@@ -55,7 +61,8 @@ class Ledger:
     def keep(self, keys: Sequence[str]) -> None:
         """Forget all other keys; leaves a file of whole lines to go on from."""
         self._known = {key: self._known[key] for key in keys if key in self._known}
-        write_jsonl(self.path, ({"key": key, **asdict(scored)} for key, scored in self._known.items()))
+        text = "".join(_line(key, scored) for key, scored in self._known.items())
+        write_atomically(self.path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def add(self, key: str, scored: Scored) -> None:
         """Write down a clip before the next one is looked at.
@@ -64,10 +71,9 @@ class Ledger:
             SyncTalklipError: the disk refused it.
         """
         self._known[key] = scored
-        line = json.dumps({"key": key, **asdict(scored)}, sort_keys=True) + "\n"
         try:
             with open(self.path, "a", encoding="utf-8") as stream:
-                stream.write(line)
+                stream.write(_line(key, scored))
                 stream.flush()
                 os.fsync(stream.fileno())
         except REFUSED_WRITES as error:

@@ -45,25 +45,17 @@ def score_faces(faces: np.ndarray, truth: np.ndarray, device: torch.device) -> d
     return scores | {"psnr_legacy": float(psnr_legacy_uint8(faces, truth).mean())}
 
 
-def score_frames(
-    generated: Iterable[np.ndarray], truth: Iterable[np.ndarray], device: torch.device
-) -> dict[str, float]:
+def score_frames(pairs: Iterable[tuple[np.ndarray, np.ndarray]], device: torch.device) -> dict[str, float]:
     """PSNR and SSIM of a clip over full frames; one pair of frames is held at a time.
 
     Args:
-        generated: (H,W,3) uint8 BGR each.
-        truth: as many, of the same size.
+        pairs: generated and true frame, (H,W,3) uint8 BGR of one size each.
         device: where to compute.
 
     Returns:
         Means over frames, as in `score_faces`.
-
-    Raises:
-        ValueError: one has more frames than the other.
     """
-    ratios, similarities = zip(
-        *(_score_frame(ours, theirs, device) for ours, theirs in zip(generated, truth, strict=True))
-    )
+    ratios, similarities = zip(*(_score_frame(ours, theirs, device) for ours, theirs in pairs))
     return {"psnr_frame": _mean_of_finite(ratios), "ssim_frame": math.fsum(similarities) / len(similarities)}
 
 

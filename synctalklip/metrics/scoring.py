@@ -27,7 +27,7 @@ from synctalklip.metrics.judges import Judges
 from synctalklip.metrics.openness import score_openness
 from synctalklip.metrics.quality import score_faces, score_frames
 from synctalklip.metrics.settings import Pair
-from synctalklip.metrics.sources import Source, VideoError, source_frames
+from synctalklip.metrics.sources import Source, VideoError
 from synctalklip.metrics.strip import draw_strip
 from synctalklip.metrics.sync import LSE, score_clip
 
@@ -125,7 +125,7 @@ class Scorer:
         truth, device = reader.faces(0), self.judges.device
         scores = score_faces(faces, truth, device)
         if self.full_frame:
-            scores |= score_frames(self.source.frames(reader, 0, faces), source_frames(reader, 0), device)
+            scores |= score_frames(self.source.pairs(reader, 0, faces), device)
         if self.judges.lpips is not None:
             scores["lpips"] = self.judges.lpips(faces, truth)
         return scores

@@ -46,6 +46,10 @@ class Source(Protocol):
         """Its full frames, (H,W,3) uint8 BGR each; `faces` are its face crops."""
         ...
 
+    def pairs(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same with the frames of the source video beside them."""
+        ...
+
     def facts(self, clip: Clip) -> list[Any]:
         """What its pictures of a clip depend on besides its checkpoint: plain values."""
         ...
@@ -78,14 +82,17 @@ class _Stored:
     file: Path | None = None
 
     def frames(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[np.ndarray]:
-        """The source's frames with the lower halves of `faces` pasted in, as `scripts/generate.py` does it."""
+        return (frame for frame, _ in self.pairs(reader, index, faces))
+
+    def pairs(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The lower halves of `faces` pasted into the source's frames, as `scripts/generate.py` does it."""
         from synctalklip.generator.options import Options
         from synctalklip.generator.synthesize import lower_half
         from synctalklip.generator.unet import UPPER_ROWS
 
         feather = Options.default().feather
         for frame, box, face in zip(source_frames(reader, index), reader.boxes(index), faces):
-            yield paste_face(frame, lower_half(box), face[UPPER_ROWS:], feather)
+            yield paste_face(frame, lower_half(box), face[UPPER_ROWS:], feather), frame
 
     def facts(self, clip: Clip) -> list[Any]:
         return []
@@ -99,8 +106,8 @@ class GroundTruth(_Stored):
     def faces(self, reader: ClipReader, index: int) -> np.ndarray:
         return reader.faces(index)
 
-    def frames(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[np.ndarray]:
-        return source_frames(reader, index)
+    def pairs(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((frame, frame) for frame in source_frames(reader, index))
 
 
 class StillMouth(_Stored):
@@ -186,6 +193,9 @@ class Videos:
 
     def frames(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[np.ndarray]:
         return self._frames(reader, index)
+
+    def pairs(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return zip(self._frames(reader, index), source_frames(reader, index), strict=True)
 
     def facts(self, clip: Clip) -> list[Any]:
         path = self.folder / f"{clip.id}.mp4"

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import cv2
@@ -187,5 +186,3 @@ def test_generator_paints_the_lower_half(toy_corpus, tmp_path, generator):
     truth = ClipReader(read_manifest(toy_corpus, "test")).faces(0).astype(float)
     assert np.abs(shown[:, :44] - truth[:, :44]).mean() < 3
     assert shown[:, 52:].std(axis=(1, 2, 3)).max() < 4
-
-
