@@ -1,25 +1,24 @@
-"""Join evaluations into one Markdown table with intervals."""
+"""Join evaluations into one table: Markdown, LaTeX and CSV, with intervals and paired tests.
 
-from pathlib import Path
+python scripts/table.py layout=table1 published=lrs2 'runs=[outputs/evaluate/truth,outputs/evaluate/ours]'
+"""
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from synctalklip.cli import entry
 
 
 @entry("table")
 def main(cfg: DictConfig) -> None:
-    from synctalklip.checkpoint import write_atomically
-    from synctalklip.metrics.spread import spread_table
-    from synctalklip.metrics.table import load_run, markdown_table
+    from synctalklip.metrics.published import read_published
+    from synctalklip.metrics.render import write_tables
+    from synctalklip.metrics.table import Layout, build_tables, load_run, reader_names
 
     runs = [load_run(path) for path in cfg.runs]
-    if cfg.spread:
-        table = spread_table(runs)
-    else:
-        table = markdown_table(runs, cfg.bootstrap.samples, cfg.seed, cfg.differences)
-    write_atomically(Path(cfg.output), lambda part: part.write_text(table, encoding="utf-8"))
-    print(table)
+    published = read_published(OmegaConf.to_container(cfg.published), reader_names(runs))
+    layout = Layout(**OmegaConf.to_container(cfg.layout))
+    tables = build_tables(runs, layout, cfg.bootstrap.samples, cfg.seed, published)
+    print(write_tables(tables, cfg.output, cfg.formats))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ def main(cfg: DictConfig) -> None:
     import torch
 
     from synctalklip.avsyncnet.decode import Generation
-    from synctalklip.avsyncnet.table2 import compare, markdown, write
+    from synctalklip.avsyncnet.table2 import compare, tables, write
     from synctalklip.data.manifest import read_manifest
 
     clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
@@ -18,9 +18,8 @@ def main(cfg: DictConfig) -> None:
     generation = Generation(**OmegaConf.to_container(cfg.generation))
     results = compare(OmegaConf.to_container(cfg.models), clips, generation, cfg.batch_frames, device)
     described = f"{cfg.data.name}, {cfg.split} split, {len(clips)} clips; beam {generation.beam}"
-    table = markdown(results, described, cfg.bootstrap.samples, cfg.seed)
-    write(results, cfg.run.dir, table)
-    print(table)
+    made = tables(results, described, cfg.bootstrap.samples, cfg.permutations, cfg.seed)
+    print(write(results, made, cfg.run.dir, cfg.formats))
 
 
 if __name__ == "__main__":

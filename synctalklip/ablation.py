@@ -39,8 +39,8 @@ def sweep_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, l
             needs[train] = ["prepare", *entry["teachers"]]
             commands[evaluate] = config["evaluate"].format_map(fill)
             needs[evaluate] = [train, "lip_reader", "syncnet"]
-    for table, rows in config["tables"].items():
-        _add_table(config, table, [row for row in rows if row in variants], commands, needs)
+    for table in config["tables"]:
+        _add_table(config, table, variants, commands, needs)
     return commands, needs
 
 
@@ -59,18 +59,36 @@ def _before(names: list[str], name: str) -> list[str]:
 
 
 def _add_table(
-    config: Mapping[str, Any], table: str, rows: list[str], commands: dict[str, str], needs: dict[str, list[str]]
+    config: Mapping[str, Any],
+    table: str,
+    variants: Mapping[str, Mapping[str, Any]],
+    commands: dict[str, str],
+    needs: dict[str, list[str]],
 ) -> None:
-    """The phase of a table that has a trained row."""
-    if not rows:
+    """The phase of a table that has a trained row, and the evaluations on a second corpus that it wants."""
+    wanted = config["tables"][table]
+    trained = [row for row in wanted["rows"] if row in variants]
+    if not trained:
         return
+    references = [row for row in wanted["rows"] if row in REFERENCES]
     seeds = range(1, config["seeds"] + 1)
-    references = [row for row in config["tables"][table] if row in REFERENCES]
-    folders = [f"{config['out']}/evaluate/{row}" for row in references]
-    folders += [f"{config['out']}/evaluate/{row}/seed{seed}" for row in rows for seed in seeds]
-    commands[table] = config["table"].format_map({"table": table, "runs": ",".join(folders)})
-    needs[table] = [f"evaluate_{row}" for row in references]
-    needs[table] += [f"evaluate_{row}_{seed}" for row in rows for seed in seeds]
+    places = [*references, *(f"{row}/seed{seed}" for row in trained for seed in seeds)]
+    phases = [f"evaluate_{row}" for row in references]
+    phases += [f"evaluate_{row}_{seed}" for row in trained for seed in seeds]
+    folders = [f"{config['out']}/evaluate/{place}" for place in places]
+    if wanted["zero_shot"] and config["zero_shot"]:
+        for row in references:
+            commands[f"zero_shot_{row}"] = config["reference_zero_shot"].format_map({"row": row})
+            needs[f"zero_shot_{row}"] = ["lip_reader", "syncnet"]
+        for row in trained:
+            for seed in seeds:
+                fill = {**variants[row], "variant": row, "seed": seed}
+                commands[f"zero_shot_{row}_{seed}"] = config["evaluate_zero_shot"].format_map(fill)
+                needs[f"zero_shot_{row}_{seed}"] = [f"{row}_{seed}", "lip_reader", "syncnet"]
+        folders += [f"{config['out']}/zero_shot/{place}" for place in places]
+        phases += [phase.replace("evaluate", "zero_shot", 1) for phase in phases]
+    fill = {"table": table, "layout": wanted["layout"], "runs": ",".join(folders)}
+    commands[table], needs[table] = config["table"].format_map(fill), phases
 
 
 def join_tables(config: Mapping[str, Any], commands: Mapping[str, str], root: Path) -> str:

@@ -66,14 +66,41 @@ def closure(name: str, needs: dict) -> set[str]:
 
 def test_a_part_of_the_sweep_trains_its_teachers_alone():
     commands, _ = sweep_phases(config("sweep=[synctalklip,no_lip]", "seeds=2"))
-    assert not {"conv", "no_align", "syncnet_expert", "table_3_1"} & set(commands)
+    assert not {"conv", "no_align", "syncnet_expert", "conv_1"} & set(commands)
     trained = [name for name in commands if "train_generator" in commands[name]]
     assert trained == ["synctalklip_1", "no_lip_1", "synctalklip_2", "no_lip_2"]
-    rows = composed(commands["table_4"]).runs
+    rows = composed(commands["table_3"]).runs
     assert [row.rsplit("evaluate/", 1)[1] for row in rows] == [
         "ground_truth", "still_mouth", "synctalklip/seed1", "synctalklip/seed2", "no_lip/seed1", "no_lip/seed2",
     ]  # fmt: skip
-    assert composed(commands["table_4"]).spread
+
+
+def test_rows_of_a_table_are_those_of_its_layout():
+    settings = config()
+    commands, _ = sweep_phases(settings)
+    named = {"ground_truth": "Ground truth", "still_mouth": "Still mouth"}
+    named |= {variant: entry["name"] for variant, entry in settings["variants"].items()}
+    for table, entry in settings["tables"].items():
+        layout = composed(commands[table]).layout
+        assert layout.title.startswith(table.replace("_", " ").capitalize() + ":")
+        assert layout.rows in (None, [named[row] for row in entry["rows"]])
+        assert layout.against in named.values()
+
+
+def test_a_second_corpus_is_evaluated_for_the_variants_alone():
+    commands, needs = sweep_phases(config("seeds=1", "sweep=[synctalklip,no_lip,conv]", "zero_shot='data=grid'"))
+    second = {name: command for name, command in commands.items() if name.startswith("zero_shot")}
+    assert list(second) == [f"zero_shot_{row}" for row in ("ground_truth", "still_mouth", "synctalklip_1", "conv_1")]
+    for name, command in second.items():
+        cfg = composed(command)
+        assert cfg.data.name == "grid"
+        assert name in needs["table_4"]
+    assert composed(second["zero_shot_conv_1"]).generated == composed(commands["evaluate_conv_1"]).generated
+    assert needs["zero_shot_conv_1"][0] == "conv_1"
+    folders = composed(commands["table_4"]).runs
+    assert len(folders) == 8
+    assert {f"outputs/{composed(command).run.name}" for command in second.values()} < set(folders)
+    assert not any("zero_shot" in command for name, command in commands.items() if name in ("table_1", "table_3"))
 
 
 def test_unknown_variants_and_no_seeds_are_named():

@@ -5,6 +5,7 @@ T video frames at 25 Hz.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,25 @@ import torch
 from synctalklip.avsyncnet.decode import Generation, build_search
 from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.avsyncnet.measures import alignment_counts
-from synctalklip.checkpoint import file_hash
+from synctalklip.checkpoint import file_hash, write_atomically
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import SyncTalklipError
-from synctalklip.metrics import table
+from synctalklip.metrics.differences import difference_table
 from synctalklip.metrics.intelligibility import word_counts
+from synctalklip.metrics.render import Column, Row, Table, write_tables
+from synctalklip.metrics.statistics import Parts
+from synctalklip.metrics.table import best_of, score
 
-# Column of a clip's counts, what it is divided by, heading, factor, decimals.
+# Column of a clip's counts, what it is divided by, how it is printed.
 COLUMNS = (
-    ("errors", "words", "WER % ↓", 100, 1),
-    ("aligned0", "pairs", "alignment, same frame % ↑", 100, 1),
-    ("aligned1", "pairs", "alignment, within 1 frame % ↑", 100, 1),
-    ("paired_sum", "pairs", "L1 paired ↓", 1, 3),
-    ("unpaired_sum", "unpaired_pairs", "L1 unpaired ↑", 1, 3),
+    ("errors", "words", Column("WER", False, 1, percent=True)),
+    ("aligned0", "pairs", Column("alignment, same frame", True, 1, percent=True)),
+    ("aligned1", "pairs", Column("alignment, within 1 frame", True, 1, percent=True)),
+    ("paired_sum", "pairs", Column("L1 paired", False, 3)),
+    ("unpaired_sum", "unpaired_pairs", Column("L1 unpaired", True, 3)),
 )
+EDITS = ("substitutions", "deletions", "insertions")
 
 
 @torch.inference_mode()
@@ -82,33 +87,56 @@ def compare(
     return found
 
 
-def markdown(results: Mapping[str, dict[str, Any]], described: str, samples: int, seed: int) -> str:
-    """One row a model, with 95 % bootstrap intervals over clips; `described` says on what it was measured."""
-    headings = ["model", *(heading for _, _, heading, _, _ in COLUMNS), "S / D / I"]
-    rows = []
-    for name, result in results.items():
-        counts = {
-            key: np.array([row[key] for row in result["clips"]], float) for key in result["clips"][0] if key != "id"
-        }
-        cells = [name]
-        for key, weight, _, factor, digits in COLUMNS:
-            value = factor * counts[key].sum() / counts[weight].sum()
-            low, high = (factor * end for end in table.bootstrap(counts[key], counts[weight], samples, seed))
-            cells.append(f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
-        cells.append(" / ".join(f"{int(counts[key].sum())}" for key in ("substitutions", "deletions", "insertions")))
-        rows.append(cells)
-    words = int(sum(row["words"] for row in next(iter(results.values()))["clips"]))
+def tables(
+    results: Mapping[str, dict[str, Any]], described: str, samples: int, permutations: int, seed: int
+) -> list[Table]:
+    """One row a model with 95 % bootstrap intervals over clips, and the other models tested against the first.
+
+    Args:
+        results: of `compare`.
+        described: on what it was measured.
+        samples: bootstrap samples.
+        permutations: of each paired test.
+        seed: of both.
+    """
+    counts = {name: _arrays(result["clips"]) for name, result in results.items()}
+    parts = {
+        name: [Parts.of(found[key], found[weight]) for key, weight, _ in COLUMNS] for name, found in counts.items()
+    }
+    cells = [[score(one, samples, seed) for one in scored] for scored in parts.values()]
+    for index, (_, _, column) in enumerate(COLUMNS):
+        for row in best_of([scored[index].value for scored in cells], column.higher_is_better):
+            cells[row][index] = replace(cells[row][index], bold=True)
+    rows = tuple(
+        Row(name, (" / ".join(str(int(found[key].sum())) for key in EDITS),), tuple(scored))
+        for (name, found), scored in zip(counts.items(), cells)
+    )
+    first = next(iter(results))
     notes = [
-        f"{described}, {words} words; words read from the lips alone.",
+        f"{described}, {int(counts[first]['words'].sum())} words; words read from the lips alone.",
         "Alignment: share of frames whose sound is nearest, among the video embeddings of all frames of the clip, to "
-        "its own.",
-        f"Brackets: 95 % intervals from {samples} bootstrap resamples of the clips.",
+        "its own. L1: distance of the embeddings of sound and lips, of one frame and of different ones.",
+        f"Brackets: 95 % intervals from {samples} bootstrap resamples of the clips. Bold: best model.",
+        *(f"{name}: {result['checkpoint']} ({result['sha256'][:8]})." for name, result in results.items()),
     ]
-    return table.markdown(headings, rows) + "\n\n" + table.bullets(notes) + "\n"
+    columns = tuple(column for _, _, column in COLUMNS)
+    made = [Table("", "model", ("S / D / I",), columns, (("", rows),), tuple(notes))]
+    if len(results) > 1:
+        signed = [replace(column, signed=True) for column in columns]
+        made.append(difference_table({"": parts}, signed, first, permutations, samples, seed))
+    return made
 
 
-def write(results: Mapping[str, dict[str, Any]], folder: str | Path, text: str) -> None:
-    """Write `table2.md` and the counts of every clip, `table2.json`."""
+def _arrays(clips: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """(clips,) float64 for each count."""
+    return {key: np.array([row[key] for row in clips], np.float64) for key in clips[0] if key != "id"}
+
+
+def write(
+    results: Mapping[str, dict[str, Any]], made: Sequence[Table], folder: str | Path, formats: Sequence[str]
+) -> str:
+    """Write `table2` in each of `formats` and the counts of every clip, `table2.json`; returns the Markdown."""
     folder = Path(folder)
-    (folder / "table2.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "table2.md").write_text(text, encoding="utf-8")
+    text = json.dumps(results, indent=1) + "\n"
+    write_atomically(folder / "table2.json", lambda part: part.write_text(text, encoding="utf-8"))
+    return write_tables(made, folder / "table2", formats)

@@ -1,5 +1,6 @@
 """Table 2: WER beside alignment accuracy, for the same clips and several checkpoints."""
 
+import csv
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from synctalklip.avsyncnet.decode import Generation, read_clips
 from synctalklip.avsyncnet.expert import load_expert
-from synctalklip.avsyncnet.table2 import compare, markdown, measure, write
+from synctalklip.avsyncnet.table2 import compare, measure, tables, write
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.features import normalize_roi
 from synctalklip.data.manifest import read_manifest
@@ -40,13 +41,17 @@ def test_counts_equal_reading_and_a_loop_over_clips(fine_tuned, clips):
 
 def test_table_has_a_row_a_model_and_its_sums(fine_tuned, clips, tmp_path):
     results = compare({"one": fine_tuned, "two": fine_tuned}, clips, Generation(), 100, "cpu")
-    table = markdown(results, "corpus", samples=50, seed=1)
-    rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
+    made = tables(results, "corpus", samples=50, permutations=100, seed=1)
+    table = write(results, made, tmp_path, ["md", "tex", "csv"])
+    first, second = table.split("Difference to one")
+    rows = {line.split("|")[1].strip(): line for line in first.splitlines() if line.startswith("| ")}
     counts = results["one"]["clips"]
     wer = 100 * sum(row["errors"] for row in counts) / sum(row["words"] for row in counts)
     share = 100 * sum(row["aligned0"] for row in counts) / sum(row["pairs"] for row in counts)
-    assert f"| {wer:.1f} [" in rows["one"]
-    assert f"| {share:.1f} [" in rows["one"]
+    assert f"| **{wer:.1f}** [" in rows["one"]
+    assert f"| **{share:.1f}** [" in rows["one"]
     assert rows["one"].replace("one", "two") == rows["two"]
-    write(results, tmp_path, table)
+    assert "| two | +0.0 [+0.0, +0.0] p = 1.000 |" in second
+    with open(tmp_path / "table2.csv", newline="") as file:
+        assert [float(row["WER (%)"]) for row in csv.DictReader(file)] == pytest.approx([wer, wer])
     assert json.loads((tmp_path / "table2.json").read_text())["two"]["sha256"] == results["one"]["sha256"]
