@@ -229,7 +229,7 @@ class SmallSyncNet(_WindowEmbedder):
     def embed_video(self, frames: Tensor) -> Tensor:
         """(N,3,5,48,96) -> (N,E) of length one; 5+k frames give (N,k+1,E)."""
         count, _, length = frames.shape[:3]
-        images = frames.transpose(1, 2).flatten(0, 1)
+        images = frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         features = self.frame_features(self.frame_trunk(images).flatten(1)).reshape(count, length, -1)
         embedded = F.normalize(self.video_head(features.transpose(1, 2)).transpose(1, 2), dim=-1)
         return embedded.squeeze(1) if length == FRAMES else embedded

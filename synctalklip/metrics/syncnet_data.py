@@ -12,16 +12,17 @@ from torch.utils.data import Dataset
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import Clip
 from synctalklip.metrics.errors import MetricError
-from synctalklip.metrics.syncnet import FRAMES, sound_windows
+from synctalklip.metrics.syncnet import COEFFICIENTS, FRAMES, sound_windows
 
 
-def augment(faces: np.ndarray, shift: int, gain: float, rng: np.random.Generator) -> np.ndarray:
-    """Move, mirror and re-light a segment as a whole, so that no motion is added.
+def augment(faces: np.ndarray, shift: int, gain: float, colour: float, rng: np.random.Generator) -> np.ndarray:
+    """Move, mirror, re-light and tint a segment as a whole, so that no motion is added.
 
     Args:
         faces: (L,96,96,3) uint8.
         shift: largest move in pixels; the edge is repeated.
         gain: largest relative change of the brightness.
+        colour: largest relative change of each colour beside it.
         rng: source of the randomness.
 
     Returns:
@@ -33,8 +34,27 @@ def augment(faces: np.ndarray, shift: int, gain: float, rng: np.random.Generator
     columns = np.clip(np.arange(width) + dx, 0, width - 1)
     if rng.random() < 0.5:
         columns = columns[::-1]
-    levels = np.clip(np.arange(256) * (1 + gain * rng.uniform(-1, 1)), 0, 255).astype(np.uint8)
-    return levels[faces[:, rows][:, :, columns]]
+    moved = faces[:, rows][:, :, columns]
+    scale = 1 + gain * rng.uniform(-1, 1) + colour * rng.uniform(-1, 1, 3)
+    levels = np.clip(np.arange(256)[:, None] * scale, 0, 255).astype(np.uint8)
+    return np.stack([levels[:, channel][moved[..., channel]] for channel in range(3)], -1)
+
+
+def recolour_sound(windows: Tensor, channel: float, rng: np.random.Generator) -> Tensor:
+    """The sound as another microphone at another distance would have it.
+
+    A filter and a gain add a constant to each cepstrum.
+
+    Args:
+        windows: (W,1,13,20) MFCC.
+        channel: standard deviation of the constants.
+        rng: source of the randomness.
+
+    Returns:
+        Same shape.
+    """
+    change = channel * rng.standard_normal(COEFFICIENTS).astype(np.float32)
+    return windows + torch.from_numpy(change)[:, None]
 
 
 class SegmentBatches(Dataset):
@@ -77,9 +97,9 @@ class SegmentBatches(Dataset):
         for i in map(int, chosen):
             start = int(rng.integers(self.reader.clips[i].frames - length + 1))
             segment = np.asarray(self.reader.faces(i)[start : start + length])
-            faces.append(augment(segment, self.cfg.shift, self.cfg.gain, rng))
+            faces.append(augment(segment, self.cfg.shift, self.cfg.gain, self.cfg.colour, rng))
             windows = sound_windows(torch.as_tensor(self.reader.mfcc(i)), self.reader.clips[i].frames)
-            sound.append(windows[start : start + length - FRAMES + 1])
+            sound.append(recolour_sound(windows[start : start + length - FRAMES + 1], self.cfg.channel, rng))
         return torch.from_numpy(np.stack(faces)), torch.stack(sound)
 
 

@@ -1,4 +1,4 @@
-"""Train a SyncNet on a prepared corpus: in-sync windows against all other windows of the same clip.
+"""Train a SyncNet on a prepared corpus: in-sync windows against shifted ones and against those of other clips.
 
 Legend: B clips of a batch, L frames of a segment, W = L - 4 windows, E embedding.
 """
@@ -26,8 +26,10 @@ from synctalklip.metrics.syncnet import FRAMES
 from synctalklip.metrics.syncnet_data import SegmentBatches, long_enough
 
 
-def window_contrast(video: Tensor, audio: Tensor, temperature: float, tolerance: int = 1) -> Tensor:
-    """InfoNCE over all window pairs of a clip, from lips to sound and back (van den Oord et al. 2018).
+def window_contrast(
+    video: Tensor, audio: Tensor, temperature: float, tolerance: int = 1, other_clips: bool = False
+) -> Tensor:
+    """InfoNCE over window pairs, from lips to sound and back (van den Oord et al. 2018).
 
     Args:
         video: (B,W,E).
@@ -36,16 +38,20 @@ def window_contrast(video: Tensor, audio: Tensor, temperature: float, tolerance:
             is the cosine divided by it.
         tolerance: pairs whose windows lie 1..tolerance frames apart are neither positive nor negative,
             because they share nearly all of their frames.
+        other_clips: the negatives of a window are all windows of the batch, not those of its clip alone.
 
     Returns:
         Scalar, mean over windows and directions.
     """
-    count = video.shape[1]
+    windows = video.shape[1]
+    if other_clips:
+        video, audio = video.flatten(0, 1).unsqueeze(0), audio.flatten(0, 1).unsqueeze(0)
     logits = -torch.cdist(video, audio).square() / (2 * temperature)
-    index = torch.arange(count, device=video.device)
+    index = torch.arange(video.shape[1], device=video.device)
     apart = (index[:, None] - index[None]).abs()
-    logits = logits.masked_fill((apart > 0) & (apart <= tolerance), float("-inf"))
-    target = index.expand(len(video), count)
+    same_clip = index[:, None] // windows == index[None] // windows
+    logits = logits.masked_fill(same_clip & (apart > 0) & (apart <= tolerance), float("-inf"))
+    target = index.expand(len(video), -1)
     return 0.5 * (F.cross_entropy(logits.transpose(1, 2), target) + F.cross_entropy(logits, target))
 
 
@@ -144,7 +150,8 @@ class Trainer:
         device = self.accelerator.device
         with self.accelerator.autocast():
             video, audio = self.model(faces.to(device), sound.to(device))
-        loss = window_contrast(video.float(), audio.float(), self.cfg.train.temperature, self.cfg.train.tolerance)
+        train = self.cfg.train
+        loss = window_contrast(video.float(), audio.float(), train.temperature, train.tolerance, train.other_clips)
         if not torch.isfinite(loss):
             raise MetricError(f"SyncNet loss is {loss.item()} at step {self.step}: lower train.lr")
         self.optimizer.zero_grad()

@@ -14,7 +14,7 @@ from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import read_manifest
 from synctalklip.metrics.errors import MetricError
 from synctalklip.metrics.sync import load_syncnet, score_clip
-from synctalklip.metrics.syncnet_data import SegmentBatches, augment
+from synctalklip.metrics.syncnet_data import SegmentBatches, augment, recolour_sound
 from synctalklip.metrics.syncnet_training import Trainer, train_syncnet, window_contrast
 
 
@@ -42,7 +42,7 @@ def test_contrast_prefers_the_true_pairing():
 
 def test_augmentation_treats_all_frames_alike():
     faces = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3)).astype(np.uint8).repeat(5, axis=0)
-    moved = augment(faces, 4, 0.2, np.random.default_rng(1))
+    moved = augment(faces, 4, 0.2, 0.1, np.random.default_rng(1))
     assert moved.shape == faces.shape
     assert (moved == moved[0]).all()
     assert not (moved == faces).all()
@@ -129,3 +129,21 @@ def test_non_finite_loss_stops_before_the_update(toy_corpus, tmp_path):
 def test_too_short_segments_are_refused(toy_corpus, tmp_path):
     with pytest.raises(MetricError, match=r"train\.frames=6"):
         train_syncnet(config(toy_corpus, tmp_path, "train.frames=6"))
+
+
+def test_windows_of_other_clips_can_be_negatives():
+    video = torch.eye(4).reshape(2, 2, 4)
+    # Four windows of two clips, cosines 1 and 0; the neighbour in the same clip is left out: two others are negatives.
+    expected = np.log(np.e**2 + 2) - 2
+    found = window_contrast(video, video, 0.5, tolerance=1, other_clips=True)
+    assert found.item() == pytest.approx(expected, abs=1e-5)
+    # Alone, each window has no negative at all.
+    assert window_contrast(video, video, 0.5, tolerance=1).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_another_microphone_moves_every_cepstrum_by_a_constant():
+    windows = torch.randn(6, 1, 13, 20, generator=torch.Generator().manual_seed(0))
+    change = recolour_sound(windows, 1.0, np.random.default_rng(0)) - windows
+    assert torch.allclose(change, change[:1, :, :, :1].expand_as(change), atol=1e-5)
+    assert change[0, 0, :, 0].std() > 0.3
+    assert torch.equal(recolour_sound(windows, 0.0, np.random.default_rng(0)), windows)
