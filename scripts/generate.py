@@ -37,16 +37,11 @@ def main(cfg: DictConfig) -> None:
 
     device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = load_generator(cfg.checkpoint, device)
-    detector = build(cfg.face)
+    detector = build(cfg.detector)
 
     def make(job: Job) -> None:
         report = synthesize(model, job.video, job.audio, job.output, job.options, detector, cfg.checkpoint, device)
-        rate = report.painted / report.seconds_painting
-        print(
-            f"{report.output}: {report.frames} frames, {report.seconds:.2f} s at {report.fps:.5g} fps, "
-            f"{report.painted} painted, {report.faces_missing} without a face left as they are; "
-            f"face {report.seconds_tracking:.1f} s, painting {report.seconds_painting:.1f} s ({rate:.0f} frames/s)"
-        )
+        print(report.sentence())
 
     if any(single):
         make(jobs[0])

@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
 
     clips = select(build(cfg.data.layout), cfg.data.split, cfg.data.limit)
     settings = Settings(**{name: cfg[name] for name in Settings.__dataclass_fields__})
-    face = OmegaConf.to_container(cfg.face)
+    face = OmegaConf.to_container(cfg.detector)
     counts = prepare(clips, cfg.data.prepared, settings, face, cfg.workers)
     print(counts.summary(cfg.data.prepared))
 

@@ -93,7 +93,7 @@ def _dlib_predictor() -> Path:
         if file.is_file():
             return file
     raise FaceError(
-        "shape_predictor_68_face_landmarks.dat is missing: install face_recognition_models, or use face=face_alignment"
+        "shape_predictor_68_face_landmarks.dat is missing: install face_recognition_models, or use detector=face_alignment"
     )
 
 
@@ -124,7 +124,7 @@ class FaceAlignmentFaces:
         if missing:
             raise FaceError(
                 f"{folder}: face-alignment weights are missing here: {', '.join(missing)}; put them there or name "
-                "their folder with face.weights=..."
+                "their folder with detector.weights=..."
             )
         try:
             with _hub_cache(folder):

@@ -11,6 +11,7 @@ import numpy as np
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.data.geometry import MEAN_FACE, STABLE_POINTS, FaceError, apply, similarities
 
+LARGEST = "largest"
 # Faces of nearly the same size are told apart by their place.
 NEARLY_AS_LARGE = 0.8
 SAME_FACE_OVERLAP = 0.3
@@ -37,24 +38,44 @@ class Track:
         return float(self.detected.mean())
 
 
-def choose_face(faces: np.ndarray, width: int, height: int) -> int | None:
-    """The face of a first frame: the largest; of several nearly as large, the most central.
+def choose_face(faces: np.ndarray, width: int, height: int, rule: str | int = LARGEST) -> int | None:
+    """The face of a first frame.
 
     Args:
         faces: (N,5) with scores.
         width: of the frame.
         height: of the frame.
+        rule: "largest" (of several nearly as large, the most central), or the place of the face in the row from left
+            to right, from 0.
 
     Returns:
         Its index, None without faces.
+
+    Raises:
+        FaceError: there are not so many faces.
     """
     if len(faces) == 0:
         return None
+    if rule != LARGEST:
+        if rule >= len(faces):
+            raise FaceError(
+                f"face={rule}, but the first frame with a face shows {len(faces)}; they are counted from left to "
+                f"right, from 0: choose 0{f' to {len(faces) - 1}' if len(faces) > 1 else ''}, or face={LARGEST}"
+            )
+        return int(np.argsort(faces[:, 0] + faces[:, 2], kind="stable")[rule])
     areas = (faces[:, 2] - faces[:, 0]) * (faces[:, 3] - faces[:, 1])
     centres = (faces[:, :2] + faces[:, 2:4]) / 2
     away = np.hypot(*(centres - np.array([width, height]) / 2).T)
     away[areas < NEARLY_AS_LARGE * areas.max()] = np.inf
     return int(away.argmin())
+
+
+def overlaps(faces: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Intersection over union of each face (N,4 or more) with a box (4,), (N,)."""
+    low, high = np.maximum(faces[:, :2], box[:2]), np.minimum(faces[:, 2:4], box[2:4])
+    common = np.prod(np.clip(high - low, 0, None), axis=1)
+    areas, area = np.prod(faces[:, 2:4] - faces[:, :2], axis=1), np.prod(box[2:4] - box[:2])
+    return common / (areas + area - common)
 
 
 def same_face(faces: np.ndarray, box: np.ndarray, gap: int) -> int | None:
@@ -70,12 +91,10 @@ def same_face(faces: np.ndarray, box: np.ndarray, gap: int) -> int | None:
     """
     if len(faces) == 0:
         return None
-    low, high = np.maximum(faces[:, :2], box[:2]), np.minimum(faces[:, 2:4], box[2:])
-    common = np.prod(np.clip(high - low, 0, None), axis=1)
-    areas, area = np.prod(faces[:, 2:4] - faces[:, :2], axis=1), np.prod(box[2:] - box[:2])
-    overlap = common / (areas + area - common)
+    overlap = overlaps(faces, box)
     if overlap.max() >= SAME_FACE_OVERLAP:
         return int(overlap.argmax())
+    areas, area = np.prod(faces[:, 2:4] - faces[:, :2], axis=1), np.prod(box[2:] - box[:2])
     away = np.hypot(*((faces[:, :2] + faces[:, 2:4] - box[:2] - box[2:]) / 2).T)
     ratio = np.sqrt(areas / area)
     away[(ratio < 0.5) | (ratio > 2)] = np.inf
@@ -86,10 +105,12 @@ def same_face(faces: np.ndarray, box: np.ndarray, gap: int) -> int | None:
 class _Follower:
     """State of one track: the last box, how landmarks moved since it was found, the frames not yet confirmed."""
 
-    def __init__(self, detector: FaceDetector):
-        self.detector = detector
+    def __init__(self, detector: FaceDetector, rule: str | int):
+        self.detector, self.rule = detector, rule
         self.landmarks: list[np.ndarray | None] = []
         self._box: np.ndarray | None = None
+        # Faces that were seen beside this one: it does not become one of them when it is gone.
+        self._others = np.zeros((0, 4), np.float32)
         self._lost = 0
         self._waiting: list[tuple[int, np.ndarray]] = []
 
@@ -115,10 +136,27 @@ class _Follower:
         """Box of the followed face in a frame, or of the chosen one when none is followed yet."""
         faces = self.detector.detect(frame)
         if self._box is None:
-            index = choose_face(faces, frame.shape[1], frame.shape[0])
+            index = choose_face(faces, frame.shape[1], frame.shape[0], self.rule)
         else:
-            index = same_face(faces, self._box, self._lost)
-        return None if index is None else faces[index, :4]
+            own = np.flatnonzero(~self._are_others(faces))
+            place = same_face(faces[own], self._box, self._lost)
+            index = None if place is None else own[place]
+        if index is None:
+            return None
+        self._others = np.delete(faces, index, axis=0)[:, :4]
+        return faces[index, :4]
+
+    def _are_others(self, faces: np.ndarray) -> np.ndarray:
+        """Which faces (N,5) continue one that was seen beside the followed one, (N,) bool; such are kept track of."""
+        known = [overlaps(faces, other) for other in self._others]
+        if not known or len(faces) == 0:
+            return np.zeros(len(faces), bool)
+        nearest = np.max(known, axis=0)
+        other = (nearest >= SAME_FACE_OVERLAP) & (nearest > overlaps(faces, self._box))
+        for number, overlap in enumerate(known):
+            if overlap.max() >= SAME_FACE_OVERLAP and other[overlap.argmax()]:
+                self._others[number] = faces[overlap.argmax(), :4]
+        return other
 
     def _detect(self, frame: np.ndarray) -> bool:
         box = self._seen(frame)
@@ -162,7 +200,7 @@ def _upright(points: np.ndarray) -> np.ndarray:
     return np.concatenate([linear, shift[:, :, None]], axis=2)
 
 
-def track_face(frames: Iterable[np.ndarray], detector: FaceDetector) -> Track:
+def track_face(frames: Iterable[np.ndarray], detector: FaceDetector, rule: str | int = LARGEST) -> Track:
     """Find one face and its landmarks in every frame.
 
     The detector runs every `detector.every` frames; between two runs the box moves with the landmarks. When a
@@ -172,11 +210,12 @@ def track_face(frames: Iterable[np.ndarray], detector: FaceDetector) -> Track:
     Args:
         frames: (H,W,3) uint8 BGR each.
         detector: finds faces and landmarks.
+        rule: which face of the first frame that shows one, see `choose_face`.
 
     Raises:
-        FaceError: no frames, or no face in any of them.
+        FaceError: no frames, no face in any of them, or not so many as `rule` asks for.
     """
-    follower = _Follower(detector)
+    follower = _Follower(detector, rule)
     for frame in frames:
         follower.step(frame)
     follower.finish()

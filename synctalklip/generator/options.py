@@ -9,7 +9,9 @@ from omegaconf import OmegaConf
 
 from synctalklip.checkpoint import file_hash
 from synctalklip.cli import CONFIGS
+from synctalklip.data.tracking import LARGEST
 from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.painter import PRECISIONS
 
 SILENT_OPTIONS = ("progress", "batch_size", "buffer_mb")
 """Options that leave the video as it is."""
@@ -20,6 +22,8 @@ class Options:
     """How a video is made; the values that hold by default are in `configs/generate.yaml`.
 
     Attributes:
+        face: which face of several speaks: "largest", or its place from left to right, from 0, in the first frame
+            that shows a face.
         tail: what follows a speech that is shorter than the video: "cut", or "keep" the rest as it is.
         audio_offset_ms: the lips at time t say what the speech says at t + offset.
         identity: index of the source frame that shows the mouth, "first" for the first frame with a face,
@@ -34,10 +38,11 @@ class Options:
         speech_context: embeddings of context on both sides of a piece.
         buffer_mb: decoded frames that may be held to play a video backwards.
         crf: quality of the encoded video, lower is better.
-        precision: "fp32" or "bf16".
+        precision: of the network's arithmetic: "fp32", "bf16", or "auto" for bf16 where the device computes in it.
         progress: show progress bars.
     """
 
+    face: str | int
     tail: str
     audio_offset_ms: float
     identity: str | int
@@ -55,7 +60,7 @@ class Options:
     progress: bool
 
     def __post_init__(self) -> None:
-        choices = {"tail": ("cut", "keep"), "sampling": ("linear", "nearest"), "precision": ("fp32", "bf16")}
+        choices = {"tail": ("cut", "keep"), "sampling": ("linear", "nearest"), "precision": PRECISIONS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise SyncTalklipError(f"{name}={getattr(self, name)}: choose {' or '.join(allowed)}")
@@ -63,6 +68,8 @@ class Options:
         for name in numbers:
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
                 raise SyncTalklipError(f"{name}={getattr(self, name)}: must be a number")
+        if self.face != LARGEST and not (type(self.face) is int and self.face >= 0):
+            raise SyncTalklipError(f"face={self.face}: choose {LARGEST}, or 0, 1, ... counted from the left")
         if not 0 <= self.crf <= 51:
             raise SyncTalklipError(f"crf={self.crf}: choose 0 to 51")
         for name in ("still_fps", "batch_size", "speech_chunk", "speech_context", "buffer_mb"):

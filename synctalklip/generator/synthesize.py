@@ -3,21 +3,20 @@
 Two passes over the source: the first follows the face and keeps landmarks only, the second paints. Memory
 does not grow with the length of the video.
 
-Letters: N painted frames of a batch, T frames of the source, D embedding.
+Letters: T frames of the source.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
-from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from synctalklip.data import media
@@ -26,7 +25,10 @@ from synctalklip.data.geometry import FACE_SIZE, FaceError, crop_face, geometry,
 from synctalklip.data.tracking import track_face
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.options import Options, make_statement, sidecar_of
+from synctalklip.generator.painter import Painter, TalkingFace
 from synctalklip.generator.playback import Playback
+from synctalklip.generator.report import Report
+from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
 from synctalklip.generator.timeline import (
     SAMPLE_RATE,
     PlannedFrame,
@@ -35,52 +37,11 @@ from synctalklip.generator.timeline import (
     frame_plan,
     output_frames,
 )
-from synctalklip.generator.unet import UPPER_ROWS, generator_input
+from synctalklip.generator.unet import UPPER_ROWS
 
 T = TypeVar("T")
 
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-
-
-class TalkingFace(Protocol):
-    """What `synthesize` asks of a model; `TalkingFaceGenerator` is one."""
-
-    def encode_speech(self, audio: Tensor, padding_mask: Tensor) -> Tensor:
-        """(1,104,T), (1,T) -> (1,T,D)."""
-        ...
-
-    def __call__(self, faces: Tensor, speech: Tensor) -> Tensor:
-        """(N,6,96,96) in 0..1, (N,D) -> (N,3,96,96) in 0..1."""
-        ...
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was made.
-
-    Attributes:
-        output: the video.
-        frames: its length.
-        fps: its rate.
-        seconds: its length.
-        size: (width, height).
-        painted: frames whose mouth was painted.
-        faces_missing: frames within the speech that stayed as they are because they show no face.
-        speech_seconds: length of the speech.
-        seconds_tracking: time spent on the first pass.
-        seconds_painting: time spent on the second pass.
-    """
-
-    output: str
-    frames: int
-    fps: float
-    seconds: float
-    size: tuple[int, int]
-    painted: int
-    faces_missing: int
-    speech_seconds: float
-    seconds_tracking: float
-    seconds_painting: float
 
 
 @dataclass(frozen=True)
@@ -132,24 +93,25 @@ def synthesize(
     Raises:
         SyncTalklipError: a file that cannot be read, holds no sound or shows no face.
     """
-    started = perf_counter()
+    watch = Stopwatch()
     if Path(output).resolve() in (Path(video).resolve(), Path(audio).resolve()):
         raise SyncTalklipError(f"{output}: is an input too and would be lost; name another output")
     media.assert_writable_kind(output)
     wave = media.read_audio(audio)
     fps = media.as_rate(media.probe(video).fps or options.still_fps)
     spoken = output_frames(len(wave), fps)
-    faces = find_face(video, fps, spoken, detector, options)
-    tracked = perf_counter()
+    faces = find_face(video, fps, spoken, detector, options, watch)
+    tracked = watch.total()
 
     plan = list(frame_plan(faces.total, len(wave), fps, options.tail, Fraction(options.audio_offset_ms) / 1000))
     playback = Playback(video, fps, faces.total, options.buffer_mb * 2**20)
     speech = SpeechEmbeddings(
         model.encode_speech, wave, options.speech_chunk, options.speech_context, options.sampling, device
     )
-    frames = paint(model, speech, zip(plan, playback.play()), faces, options)
+    painter = Painter(model, options.precision, device)
+    frames = paint(painter, speech, zip(plan, watch.watch(playback.play(), "decode")), faces, options, watch)
     statement = make_statement(video, audio, checkpoint, options)
-    size = write(output, progress(frames, len(plan), "painting", options), fps, audio, options, statement)
+    size = write(output, progress(frames, len(plan), "painting", options), fps, audio, options, statement, watch)
 
     painted = sum(frame.time is not None and bool(faces.painted[frame.source]) for frame in plan)
     report = Report(
@@ -161,23 +123,28 @@ def synthesize(
         painted=painted,
         faces_missing=spoken - painted,
         speech_seconds=len(wave) / SAMPLE_RATE,
-        seconds_tracking=tracked - started,
-        seconds_painting=perf_counter() - tracked,
+        precision=painter.precision,
+        seconds_tracking=tracked,
+        seconds_painting=watch.total() - tracked,
+        seconds_by_phase=watch.seconds(),
     )
     sidecar = json.dumps({**statement, **asdict(report)}, indent=1) + "\n"
     media.write_bytes(sidecar_of(output), sidecar.encode())
     return report
 
 
-def find_face(video: str | Path, fps: Fraction, spoken: int, detector: FaceDetector, options: Options) -> FacePlan:
+def find_face(
+    video: str | Path, fps: Fraction, spoken: int, detector: FaceDetector, options: Options, watch: Stopwatch
+) -> FacePlan:
     """First pass: follow the face through the frames that the speech covers.
 
     Raises:
-        FaceError: no frame shows a face.
+        FaceError: no frame shows a face, or the first that does shows too few.
     """
-    frames = media.read_frames(video, fps)
+    frames = watch.watch(media.read_frames(video, fps), "decode")
+    shown = progress(islice(frames, spoken), spoken, "tracking", options)
     try:
-        track = track_face(progress(islice(frames, spoken), spoken, "tracking", options), detector)
+        track = track_face(shown, WatchedFaces(detector, watch), options.face)
     except FaceError as error:
         raise FaceError(f"{video}: {error}") from None
     tracked = len(track.landmarks)
@@ -186,7 +153,7 @@ def find_face(video: str | Path, fps: Fraction, spoken: int, detector: FaceDetec
     boxes = geometry(track.landmarks, window=max(1, round(options.smoothing * fps))).boxes
     painted = fill_short_gaps(track.detected, int(options.longest_gap * fps))
     index = identity_frame(options.identity, track.landmarks, painted)
-    frame = next(islice(media.read_frames(video, fps), index, None))
+    frame = next(islice(watch.watch(media.read_frames(video, fps), "decode"), index, None))
     return FacePlan(boxes, painted, crop_face(frame, boxes[index]), total)
 
 
@@ -213,11 +180,12 @@ def identity_frame(rule: str | int, landmarks: np.ndarray, painted: np.ndarray) 
 
 
 def paint(
-    model: TalkingFace,
+    painter: Painter,
     speech: SpeechEmbeddings,
     frames: Iterable[tuple[PlannedFrame, np.ndarray]],
     faces: FacePlan,
     options: Options,
+    watch: Stopwatch,
 ) -> Iterator[np.ndarray]:
     """Second pass: the frames of the output, (H,W,3) uint8 BGR, in batches behind the scenes.
 
@@ -233,35 +201,16 @@ def paint(
         pixels = [frame for _, frame in batch]
         if chosen:
             boxes = [faces.boxes[batch[place][0].source] for place in chosen]
-            crops = np.stack([crop_face(pixels[place], box) for place, box in zip(chosen, boxes)])
-            times = [batch[place][0].time for place in chosen]
-            painted = paint_faces(model, crops, faces.identity, speech(times), options.precision)
-            for place, box, lower in zip(chosen, boxes, painted):
-                pixels[place] = paste_face(pixels[place], lower_half(box), lower, options.feather)
+            with watch.phase("crop"):
+                crops = np.stack([crop_face(pixels[place], box) for place, box in zip(chosen, boxes)])
+            with watch.phase("speech"):
+                embeddings = speech([batch[place][0].time for place in chosen])
+            with watch.phase("network"):
+                painted = painter(crops, faces.identity, embeddings)
+            with watch.phase("paste"):
+                for place, box, lower in zip(chosen, boxes, painted):
+                    pixels[place] = paste_face(pixels[place], lower_half(box), lower, options.feather)
         yield from pixels
-
-
-@torch.inference_mode()
-def paint_faces(
-    model: TalkingFace, crops: np.ndarray, identity: np.ndarray, speech: Tensor, precision: str
-) -> np.ndarray:
-    """Paint the lower halves of face crops.
-
-    Args:
-        crops: (N,96,96,3) uint8 BGR.
-        identity: (96,96,3) uint8 BGR.
-        speech: (N,D), where the model lives.
-        precision: "fp32" or "bf16".
-
-    Returns:
-        (N,48,96,3) uint8 BGR.
-    """
-    poses = torch.from_numpy(crops)
-    inputs = generator_input(poses, torch.from_numpy(identity).expand_as(poses)).to(speech.device)
-    with torch.autocast(speech.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        painted = model(inputs, speech)
-    lower = painted[:, :, UPPER_ROWS:].float().clamp(0, 1) * 255
-    return lower.round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def lower_half(box: np.ndarray) -> np.ndarray:
@@ -277,6 +226,7 @@ def write(
     audio: str | Path,
     options: Options,
     statement: Mapping[str, Any],
+    watch: Stopwatch,
 ) -> tuple[int, int]:
     """Encode the frames with the sound of `audio` in step; (width, height) of the video."""
     rate = sound_rate(media.probe(audio).sample_rate)
@@ -285,14 +235,20 @@ def write(
     first = next(frames)
     size = first.shape[1], first.shape[0]
     comment = {"comment": json.dumps(statement)}
-    with media.VideoWriter(output, fps, size, rate, options.crf, metadata=comment, threads=0) as writer:
+    with ExitStack() as stack:
+        writer = media.VideoWriter(output, fps, size, rate, options.crf, metadata=comment, threads=0)
+        stack.enter_context(writer)
         written = 0
         for count, frame in enumerate(chain([first], frames), 1):
-            writer.write(frame)
             until = int(count / fps * rate)
-            writer.write_audio(sound[written:until])
+            with watch.phase("encode"):
+                writer.write(frame)
+                writer.write_audio(sound[written:until])
             written = until
-        writer.write_audio(sound[written:])
+        with watch.phase("encode"):
+            writer.write_audio(sound[written:])
+            # The encoder holds frames back until it is closed.
+            stack.close()
     return size
 
 

@@ -22,7 +22,7 @@ def test_rois_are_the_middle_of_the_frame_and_faces_fall_into_them(tmp_path):
     video = make_media(tmp_path / "clip.mp4", frames, sound=tone(0.24))
     source = SourceClip(id="a/b", split="train", video=video, text="LAY GREEN", speaker="a")
     settings = Settings(crf=4, min_frames=5, max_frames=None, min_detected=0.5, roi_mode="center88")
-    face = OmegaConf.to_container(OmegaConf.load(CONFIGS / "face" / "dlib.yaml"))
+    face = OmegaConf.to_container(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
     prepare([source], tmp_path / "prepared", settings, face, workers=1)
     (clip,) = read_manifest(tmp_path / "prepared")
     assert clip.roi_mode == "center88"

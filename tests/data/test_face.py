@@ -32,7 +32,7 @@ CANVAS_MOUTH = np.array([129.0, 160.0])
 
 @pytest.fixture(scope="module")
 def dlib_faces():
-    return build(OmegaConf.load(CONFIGS / "face" / "dlib.yaml"))
+    return build(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
 
 
 def canvas_landmarks(total: int = 1, seed: int = 0) -> np.ndarray:
@@ -300,6 +300,27 @@ def test_a_larger_face_that_comes_later_is_not_taken():
     assert track.landmarks[:, 33, 0].max() < 140
 
 
+def test_faces_are_counted_from_left_to_right():
+    right, left, middle = [200, 10, 300, 110, 9], [0, 100, 50, 150, 1], [60, 0, 190, 130, 5]
+    faces = np.array([right, left, middle], np.float32)
+    assert [choose_face(faces, 400, 300, rule) for rule in (0, 1, 2)] == [1, 2, 0]
+    with pytest.raises(FaceError, match=r"face=3, .* shows 3; .* choose 0 to 2"):
+        choose_face(faces, 400, 300, 3)
+    with pytest.raises(FaceError, match="shows 1; .* choose 0, or face=largest"):
+        choose_face(faces[:1], 400, 300, 1)
+
+
+def test_the_face_beside_is_not_taken_for_one_that_left():
+    left, right = [100, 100, 200, 200], [210, 100, 310, 200]
+    script = {number: [left, right] if number < 10 or number >= 40 else [right] for number in range(60)}
+    track = track_face(numbered(60), ScriptedFaces(script), 0)
+    assert track.landmarks[:, 33, 0].max() < 200
+    assert np.array_equal(track.detected, [n < 10 or n >= 40 for n in range(60)])
+    # The same place, by someone who was not there before: it is the face that comes back.
+    script = {number: [left] if number < 10 else [right] for number in range(20)}
+    assert track_face(numbered(20), ScriptedFaces(script), 0).detected[-1]
+
+
 def test_no_face_and_no_frames_are_errors():
     with pytest.raises(FaceError, match="no face was found in 6 frames"):
         track_face(numbered(6), ScriptedFaces({}))
@@ -357,7 +378,7 @@ def test_dlib_sees_no_face_in_noise(dlib_faces):
 
 
 def alignment_config(folder, **changes):
-    config = OmegaConf.load(CONFIGS / "face" / "face_alignment.yaml")
+    config = OmegaConf.load(CONFIGS / "detector" / "face_alignment.yaml")
     return OmegaConf.merge(config, {"weights": str(folder)}, changes)
 
 
@@ -388,7 +409,7 @@ def test_face_alignment_from_a_folder(alignment_weights):
 
 
 def test_face_alignment_says_which_files_are_missing(tmp_path, alignment_weights, monkeypatch):
-    with pytest.raises(FaceError, match=r"s3fd-619a316812\.pth, 2DFAN4-11f355bf06\.pth\.tar.*face\.weights="):
+    with pytest.raises(FaceError, match=r"s3fd-619a316812\.pth, 2DFAN4-11f355bf06\.pth\.tar.*detector\.weights="):
         build(alignment_config(tmp_path))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(FaceError, match=r"checkpoints: face-alignment weights are missing"):

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GRID = ROOT.parent / "shared" / "grid"
 LISTS = {"train": ("main", "train"), "val": ("main", "valid"), "test": ("main", "test")}
 SETTINGS = Settings(crf=12, min_frames=5, max_frames=None, min_detected=0.8, roi_mode="landmark")
-FACE = OmegaConf.to_container(OmegaConf.load(CONFIGS / "face" / "dlib.yaml"))
+FACE = OmegaConf.to_container(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
 
 
 def hashes(folder: Path) -> dict[str, str]:

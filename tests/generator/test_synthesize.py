@@ -269,7 +269,18 @@ def test_identity_rules():
 
 @pytest.mark.parametrize(
     "change",
-    [{"tail": "loop"}, {"sampling": "cubic"}, {"batch_size": 0}, {"batch_size": "x"}, {"crf": 60}, {"tial": "cut"}],
+    [
+        {"tail": "loop"},
+        {"sampling": "cubic"},
+        {"batch_size": 0},
+        {"batch_size": "x"},
+        {"crf": 60},
+        {"tial": "cut"},
+        {"face": "left"},
+        {"face": -1},
+        {"face": True},
+        {"precision": "fp16"},
+    ],
 )
 def test_wrong_options_are_named(change):
     with pytest.raises(SyncTalklipError, match=next(iter(change))):
@@ -301,13 +312,62 @@ def test_photograph_with_the_real_model_and_finder(tmp_path):
     photograph, audio, output = tmp_path / "astronaut.png", tmp_path / "speech.wav", tmp_path / "out.mp4"
     cv2.imwrite(str(photograph), skimage.data.astronaut()[:, :, ::-1])
     media.write_wav(audio, np.random.default_rng(0).integers(-3000, 3000, 16000).astype(np.int16))
-    detector = instantiate(OmegaConf.load(CONFIGS / "face" / "dlib.yaml"))
+    detector = instantiate(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
     report = synthesize(tiny_generator(), photograph, audio, output, OPTIONS, detector)
     assert (report.frames, report.painted, report.fps, report.size) == (25, 25, 25.0, (512, 512))
     frames = media.read_video(output, None).astype(float)
     away = np.abs(frames - skimage.data.astronaut()[:, :, ::-1]).mean(3)
     assert away[:, 300:].mean() < 5
     assert away[:, 110:190, 190:260].mean() > 10
+
+
+class TwoFaces(ToyFaces):
+    """A face in each half of the frame whose pixels are not dark; the right one is larger."""
+
+    def detect(self, frame):
+        height, width = frame.shape[:2]
+        left = [width * 0.05, height * 0.2, width * 0.3, height * 0.7, 1.0]
+        right = [width * 0.55, height * 0.2, width * 0.95, height * 0.95, 1.0]
+        halves = frame[:, : width // 2], frame[:, width // 2 :]
+        boxes = [box for box, half in zip((left, right), halves) if half.mean() > 20]
+        return np.array(boxes, np.float32).reshape(-1, 5)
+
+
+@pytest.mark.parametrize(("face", "side"), [("largest", 1), (0, 0), (1, 1)])
+def test_one_of_two_faces_speaks(tmp_path, face, side):
+    video, audio = tmp_path / "two.mp4", tmp_path / "speech.wav"
+    shown = [picture(size=(320, 120)) for _ in range(12)]
+    for frame in shown[5:8]:
+        frame[:, 160 * side : 160 * (side + 1)] = 0
+    media.write_video(video, shown, pixel_format="yuv444p", crf=0)
+    media.write_wav(audio, silence(12))
+    chosen = OPTIONS.replace(face=face, longest_gap=0.0, crf=0)
+    report = synthesize(ToyModel(), video, audio, tmp_path / "out.mp4", chosen, TwoFaces())
+    assert (report.painted, report.faces_missing) == (9, 3)
+    source, made = media.read_video(video, None).astype(int), media.read_video(tmp_path / "out.mp4", None)
+    changed = np.abs(made - source).reshape(12, 120, 2, 160, 3).max((1, 3, 4)) > 60
+    assert changed[:, side].tolist() == [True] * 5 + [False] * 3 + [True] * 4
+    assert not changed[:, 1 - side].any()
+
+
+def test_too_few_faces_are_counted(tmp_path):
+    media.write_video(tmp_path / "two.mp4", [picture(size=(320, 120))] * 3)
+    media.write_wav(tmp_path / "speech.wav", silence(3))
+    options, inputs = OPTIONS.replace(face=2), (tmp_path / "two.mp4", tmp_path / "speech.wav", tmp_path / "out.mp4")
+    with pytest.raises(FaceError, match=r"two\.mp4: face=2, .* shows 2; .* choose 0 to 1"):
+        synthesize(ToyModel(), *inputs, options, TwoFaces())
+
+
+def test_time_is_told_by_phase(make):
+    report, _ = make(fades(6), silence(6))
+    phases = report.seconds_by_phase
+    names = ["decode", "detect", "landmarks", "crop", "speech", "network", "paste", "encode", "other"]
+    assert list(phases) == names
+    assert all(value > 0 for value in phases.values())
+    assert sum(phases.values()) == pytest.approx(report.seconds_tracking + report.seconds_painting, rel=0.05)
+    assert json.loads(sidecar_of(report.output).read_text())["seconds_by_phase"] == phases
+    said = report.sentence()
+    assert all(f"{name} " in said for name in names)
 
 
 MEMORY = """
