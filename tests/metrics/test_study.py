@@ -17,7 +17,7 @@ from synctalklip.metrics.errors import MetricError
 from synctalklip.metrics.study import plan
 from synctalklip.metrics.study.collect import collect
 from synctalklip.metrics.study.make import make
-from synctalklip.metrics.study.scores import agreement
+from synctalklip.metrics.study.scores import Ratings, agreement
 
 GIVEN = {"Ground truth": 5, "Good": 4, "Bad": 1}
 
@@ -47,6 +47,32 @@ def test_every_video_of_every_method_is_rated_equally_often():
     assert set(seen.values()) == {2}
     assert len(seen) == 12
     assert all(sum(map(len, one)) == 2 for one in plans)
+
+
+@pytest.mark.parametrize(("clips", "methods", "clips_each", "methods_each"), [(7, 4, 7, 1), (5, 3, 2, 2), (9, 5, 4, 3)])
+def test_a_study_that_is_stopped_early_is_balanced_too(clips, methods, clips_each, methods_each):
+    plans = plan.assign(clips, methods, 23, clips_each, methods_each)
+    visits, ratings = np.zeros(clips, int), np.zeros((clips, methods), int)
+    for one in plans:
+        for clip, shown in enumerate(one):
+            assert len(set(shown)) == len(shown) == (methods_each if shown else 0)
+            visits[clip] += bool(shown)
+            ratings[clip, shown] += 1
+        assert np.ptp(visits) <= 1
+        assert np.ptp(ratings, axis=1).max() <= 1
+
+
+def test_checks_are_spread_and_never_first():
+    for seed in range(50):
+        order = plan.with_checks(list("abcdefgh"), ["X", "Y"], random.Random(seed))
+        assert [name for name in order if name.islower()] == list("abcdefgh")
+        first, second = sorted(order.index(check) for check in "XY")
+        assert 1 <= first <= 4 < second
+
+
+def test_more_participants_keep_the_codes_that_were_handed_out():
+    assert plan.participant_codes(30, "1")[:10] == plan.participant_codes(10, "1")
+    assert len(set(plan.participant_codes(2000, "1"))) == 2000
 
 
 def test_no_clip_comes_twice_in_a_row():
@@ -96,9 +122,41 @@ def test_the_table_by_hand(study):
         assert len(list(csv.DictReader(file))) == 12
 
 
+def test_mean_spread_and_interval_of_ratings_that_differ(study):
+    root, codes = study
+    for code, value in zip(codes, (2, 3, 4, 2, 3, 4)):
+        answer_file(root, code, lambda item, value=value: value if item["method"] == "Good" else 1)
+    text = str(collect(config(root, "add_published=true")))
+    with open(root / "study/table5.csv") as file:
+        rows = {(row["method"], row["source"] != ""): row for row in csv.DictReader(file)}
+    with open(root / "study/ratings.csv") as file:
+        given = [int(row["synchronisation"]) for row in csv.DictReader(file) if row["method"] == "Good"]
+    good = rows["Good", False]
+    assert float(good["SYNC"]) == pytest.approx(np.mean(given))
+    assert float(good["SYNC sd"]) == pytest.approx(np.std(given, ddof=1))
+    assert float(good["SYNC low"]) < np.mean(given) < float(good["SYNC high"])
+    assert float(rows["TalkLip", True]["AUTH"]) == 3.25
+    assert "| Ground truth † | – | 3.53 | 4.85 | 4.96 |" in text
+
+
+def test_the_interval_holds_for_other_raters_and_other_clips():
+    rng = np.random.default_rng(0)
+    key = {"methods": ["m"], "aspects": {"a": {}}, "items": {}}
+    covered = 0
+    for _ in range(100):
+        ratings = Ratings([], key)
+        ratings.raters, ratings.clips = ["r"] * 20, ["c"] * 20
+        people, clips = rng.normal(0, 0.5, 20), rng.normal(0, 0.5, 20)
+        ratings.values = (3 + people[:, None] + clips + rng.normal(0, 0.5, (20, 20)))[None, None]
+        score = ratings.scores(200, seed=1)["m"]["a"]
+        covered += score.low <= 3 <= score.high
+    # Resampling the 400 ratings one by one covers 3 in less than half of the cases.
+    assert 87 <= covered <= 100
+
+
 def test_careless_raters_are_excluded_with_their_reason(study):
     root, codes = study
-    careful, asleep, hasty, monotone, *_ = codes
+    careful, asleep, hasty, monotone, fooled, _ = codes
     answer_file(root, careful, give)
     file = json.loads(answer_file(root, asleep, give).read_text())
     key = json.loads((root / "study/key.json").read_text())
@@ -106,15 +164,18 @@ def test_careless_raters_are_excluded_with_their_reason(study):
         if key["items"][rating["item"]]["kind"] == "instructed":
             rating["answers"] = dict.fromkeys(rating["answers"], 5)
     answer_file(root, asleep, give, ratings=file["ratings"])
-    for rating in file["ratings"]:
-        rating["decided_ms"] = 100
+    synced = json.loads(answer_file(root, fooled, give).read_text())["ratings"]
+    swapped = {name for name, item in key["items"].items() if item["kind"] == "swapped"}
+    synced = [r | {"answers": r["answers"] | {"synchronisation": 5}} if r["item"] in swapped else r for r in synced]
+    answer_file(root, fooled, give, ratings=synced)
     fast = json.loads(answer_file(root, hasty, give).read_text())["ratings"]
-    fast = [rating | {"decided_ms": 100, "shown_ms": rating["shown_ms"]} for rating in fast]
+    fast = [rating | {"decided_ms": 100} for rating in fast]
     answer_file(root, hasty, give, ratings=fast)
     answer_file(root, monotone, lambda item: 3)
     text = str(collect(config(root, "bootstrap.samples=10")))
     assert "by 1 participants" in text
     assert f"Excluded: {asleep}, failed 1 attention check." in text
+    assert f"Excluded: {fooled}, failed 1 attention check." in text
     assert f"Excluded: {hasty}, too fast: 0.1 s" in text
     assert f"Excluded: {monotone}, no variance: 1 different value" in text
 
@@ -128,6 +189,16 @@ def test_careless_raters_are_excluded_with_their_reason(study):
         (lambda body: body | {"ratings": body["ratings"][::-1]}, "not in the order"),
         (lambda body: body | {"ratings": [*body["ratings"], body["ratings"][0]]}, "is rated 2 times"),
         (lambda body: body | {"ratings": [r | {"shown_ms": r["decided_ms"]} for r in body["ratings"]]}, "before it"),
+        (
+            lambda body: body | {"ratings": [r | {"item": "zz"} for r in body["ratings"]]},
+            "video zz is not in this study",
+        ),
+        (lambda body: body | {"ratings": [r | {"plays": True} for r in body["ratings"]]}, "lacks plays"),
+        (lambda body: body | {"finished": 0}, "ends before it starts"),
+        (
+            lambda body: body | {"ratings": [r | {"answers": dict.fromkeys(r["answers"], 6)} for r in body["ratings"]]},
+            "none of 1",
+        ),
         (lambda body: body | {"ratings": [r | {"answers": {"x": 9}} for r in body["ratings"]]}, "does not answer"),
     ],
 )
@@ -144,6 +215,30 @@ def test_files_that_cannot_be_counted_are_rejected_and_the_others_are_not(study,
     (rejected,) = map(json.loads, (root / "study/rejected.jsonl").read_text().splitlines())
     assert rejected["file"] == f"{codes[1]}.json"
     assert reason in rejected["reason"]
+
+
+def test_a_participant_counts_once(study):
+    root, codes = study
+    first = answer_file(root, codes[0], give)
+    shutil.copy(first, root / f"study/results/{codes[0]} (1).json")
+    kept = first.read_text()
+    again = json.loads(answer_file(root, codes[0], lambda item: 3, finished=9).read_text())
+    (root / "study/results/again.json").write_text(json.dumps(again))
+    first.write_text(kept)
+    text = str(collect(config(root, "bootstrap.samples=10")))
+    assert "by 1 participants" in text
+    assert f"{codes[0]}.json is a copy of {codes[0]} (1).json" in text
+    assert "again.json is a second file of this participant" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100000, b"\xff\xfe", b"[]", b"NaN", b'{"format": 1}', b"9" * 5000])
+def test_hostile_files_do_not_stop_the_others(study, content):
+    root, codes = study
+    answer_file(root, codes[0], give)
+    (root / "study/results/hostile.json").write_bytes(content)
+    text = str(collect(config(root, "bootstrap.samples=10")))
+    assert "by 1 participants" in text
+    assert "Rejected: hostile.json" in text
 
 
 def test_an_edited_file_is_found(study):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from synctalklip.checkpoint import reason_of
 from synctalklip.metrics.errors import MetricError
 
 FORMAT = 1
@@ -46,7 +47,9 @@ def load_key(path: str | Path) -> dict[str, Any]:
     try:
         key = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MetricError(f"{path} cannot be read ({error}): run scripts/study.py make, or give key=file") from error
+        raise MetricError(
+            f"{path} cannot be read ({reason_of(error)}): run scripts/study.py make, or give key=file"
+        ) from error
     if not isinstance(key, dict) or key.get("format") != FORMAT or "plans" not in key:
         raise MetricError(f"{path} is no key of a study in this format: give the key.json that study.py make wrote")
     return key

@@ -57,7 +57,7 @@ def collect(cfg: DictConfig) -> Collected:
     _write_csv(folder / "ratings.csv", _rating_rows(counted, key))
     ratings = Ratings(counted, key)
     scores = ratings.scores(cfg.bootstrap.samples, cfg.seed)
-    rows = _rows(key, scores) + (_published(key, cfg.published_scores) if cfg.published else [])
+    rows = _rows(key, scores) + (_published(key, cfg.published_scores) if cfg.add_published else [])
     columns = tuple(Column(aspect["short"], True, 2) for aspect in key["aspects"].values())
     notes = tuple(_notes(cfg, key, ratings, raters, rejected))
     table = Table("", "method", ("ratings",), columns, (("", tuple(rows)),), notes)
@@ -131,7 +131,7 @@ def _notes(
     ]
     notes += [f"Excluded: {rater.answers.participant}, {', '.join(rater.reasons)}." for rater in excluded]
     notes += [f"Rejected: {entry['file']} {entry['reason']}." for entry in rejected]
-    if cfg.published:
+    if cfg.add_published:
         notes.append(f"† Published: {PAPER}.")
     return notes
 

@@ -1,9 +1,6 @@
 """Build the page of a study: blinded videos, one plan a participant, and the key that stays with the researcher."""
 
-import csv
 import hashlib
-import importlib.resources
-import io
 import json
 import random
 from collections import Counter
@@ -21,9 +18,9 @@ from synctalklip.checkpoint import file_hash
 from synctalklip.data import media
 from synctalklip.metrics.errors import MetricError
 from synctalklip.metrics.study import plan
-from synctalklip.metrics.study.answers import FORMAT, SCALE
+from synctalklip.metrics.study.answers import FORMAT, SCALE, load_key
+from synctalklip.metrics.study.site import write_site
 
-PAGE_FILES = ("index.html", "style.css", "study.js")
 PRACTICE = 2
 # Of the width: lips are gone, a head is still seen.
 BLUR = 1 / 40
@@ -107,7 +104,7 @@ def make(cfg: DictConfig) -> Made:
     _assert_same_study(folder / "key.json", key["study"])
     for name, item in tqdm(names.items(), desc="videos", unit="video"):
         _render(folder / "page" / "videos" / f"{name}.mp4", folders[item.method], item)
-    _write(cfg, folder, key)
+    write_site(cfg, folder, key)
     shown = Counter(name for order in plans.values() for name in order)
     ratings = Counter(shown[name] for name, item in names.items() if item.kind == "rated")
     return Made(folder, key["study"], len(plans), len(next(iter(plans.values()))), ratings)
@@ -115,6 +112,11 @@ def make(cfg: DictConfig) -> Made:
 
 def _folders(cfg: DictConfig) -> dict[str, Path]:
     """Name -> folder, the ground truth first."""
+    if cfg.participants < 1 or cfg.checks.value not in SCALE:
+        raise MetricError(
+            f"participants={cfg.participants} with checks.value={cfg.checks.value} make no study: give at least one "
+            f"participant, and a value from {SCALE[0]} to {SCALE[-1]}"
+        )
     if cfg.ground_truth is None or not cfg.methods:
         raise MetricError("study make needs folders of <id>.mp4: ground_truth=folder 'methods={Name:folder,...}'")
     folders = {cfg.ground_truth_name: Path(cfg.ground_truth)}
@@ -231,8 +233,6 @@ def _key(cfg: DictConfig, methods: list[str], names: dict[str, Item], plans: dic
 def _assert_same_study(path: Path, study: str) -> None:
     if not path.is_file():
         return
-    from synctalklip.metrics.study.answers import load_key
-
     other = load_key(path)["study"]
     if other != study:
         raise MetricError(
@@ -256,40 +256,3 @@ def _render(path: Path, folder: Path, item: Item) -> None:
 def _blurred(frames: list[np.ndarray]) -> Iterator[np.ndarray]:
     for frame in frames:
         yield cv2.GaussianBlur(frame, (0, 0), BLUR * frame.shape[1])
-
-
-def _page_data(cfg: DictConfig, key: dict[str, Any]) -> dict[str, Any]:
-    """What the page may know: neither methods, nor clips, nor which video is a hidden check."""
-    first = next(iter(key["plans"].values()))
-    seconds = sum(key["items"][name]["seconds"] + cfg.seconds_to_answer for name in first)
-    text = OmegaConf.to_container(cfg.text)
-    facts = {"{videos}": str(len(first) - PRACTICE), "{minutes}": str(max(1, round(seconds / 60)))}
-    for mark, value in facts.items():
-        text["introduction"] = [paragraph.replace(mark, value) for paragraph in text["introduction"]]
-    items = {
-        name: {"note": item["note"], "practice": item["kind"] == "practice"} for name, item in key["items"].items()
-    }
-    return {
-        "study": key["study"],
-        "format": FORMAT,
-        "scale": list(SCALE),
-        "text": text,
-        "aspects": key["aspects"],
-        "items": dict(sorted(items.items())),
-        "plans": key["plans"],
-    }
-
-
-def _write(cfg: DictConfig, folder: Path, key: dict[str, Any]) -> None:
-    template = importlib.resources.files("synctalklip.metrics.study") / "page"
-    for name in PAGE_FILES:
-        media.write_bytes(folder / "page" / name, (template / name).read_bytes())
-    data = json.dumps(_page_data(cfg, key), ensure_ascii=False, indent=1)
-    media.write_bytes(folder / "page" / "data.js", f"window.STUDY = {data};\n".encode())
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["code", "page"])
-    writer.writerows([code, f"index.html?code={code}"] for code in key["plans"])
-    media.write_bytes(folder / "participants.csv", table.getvalue().encode())
-    (folder / "results").mkdir(exist_ok=True)
-    media.write_bytes(folder / "key.json", json.dumps(key, ensure_ascii=False, indent=1).encode())

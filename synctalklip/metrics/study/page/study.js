@@ -6,11 +6,10 @@ const $ = (id) => document.getElementById(id);
 const { study, text, aspects, items, plans, scale, format } = window.STUDY;
 const SCREENS = ["welcome", "pause", "rate", "done"];
 const STORE = `study/${study}/`;
-// Timers of browsers are coarse: a jump must be longer than this to be one.
-const SMALLEST_JUMP = 0.5;
+// Of a video must have been played before it is rated; browsers round the ends of what was played.
+const WHOLE = 0.9;
 
 let state = null; // {participant, started, ratings: [...], draft: {...} or null, paused}
-let watched = 0; // seconds of the current video that were seen in one go
 
 // ---------------------------------------------------------------- storage
 
@@ -100,7 +99,6 @@ function rate(index, play) {
   $("progress").value = index;
   $("note").textContent = items[name].note;
   $("note").hidden = !items[name].note;
-  watched = 0;
   $("video").src = `videos/${name}.mp4`;
   for (const input of document.querySelectorAll("#rows input")) {
     input.checked = state.draft.answers[input.name] === Number(input.value);
@@ -125,12 +123,22 @@ function start() {
   const video = $("video");
   if (video.error) video.load();
   $("play").hidden = true;
-  watched = 0;
   video.currentTime = 0;
   video.play().catch(() => { waitForPlay(); refresh(); });
 }
 
+// Also by who finds the browser's own controls.
+function playedWhole({ played, duration }) {
+  let seconds = 0;
+  for (let part = 0; part < played.length; part++) seconds += played.end(part) - played.start(part);
+  return seconds >= WHOLE * duration;
+}
+
 function ended() {
+  if (!playedWhole($("video"))) {
+    waitForPlay();
+    return refresh();
+  }
   state.draft.plays += 1;
   state.draft.ended ??= Date.now();
   save();
@@ -277,13 +285,6 @@ function wire() {
   video.addEventListener("pause", () => { if (!video.ended && !$("rate").hidden) { waitForPlay(); refresh(); } });
   video.addEventListener("error", () => { waitForPlay(); refresh(); });
   video.addEventListener("contextmenu", (event) => event.preventDefault());
-  // The whole video must be seen, at its own speed, also by who finds the browser's own controls.
-  video.addEventListener("timeupdate", () => {
-    if (video.currentTime < watched + SMALLEST_JUMP) watched = Math.max(watched, video.currentTime);
-  });
-  video.addEventListener("seeking", () => {
-    if (video.currentTime > watched + SMALLEST_JUMP) video.currentTime = watched;
-  });
   video.addEventListener("ratechange", () => { if (video.playbackRate !== 1) video.playbackRate = 1; });
 }
 
