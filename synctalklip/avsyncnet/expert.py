@@ -70,6 +70,14 @@ class Expert(nn.Module):
         """Embed frames -> (B, T, D); see `AVHubert.encode`."""
         return self.model.encode(audio, video, padding_mask)
 
+    def video_features(self, video: Tensor, chosen: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """ResNet features (B, T, F) of video, or (R, F) of the `chosen` frames; see `ResEncoder.forward`."""
+        return self.encoder.feature_extractor_video.resnet(video, chosen)
+
+    def encode_features(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """`encode` of video from its ResNet features (B, T, F), which are most of its cost -> (B, T, D)."""
+        return self.encoder.encode_features(features, padding_mask)
+
     def aligned(self, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """What the distance sees of embeddings (B, T, D): convolved if stage 1 was trained so."""
         return self.model.aligned(embeddings, padding_mask)

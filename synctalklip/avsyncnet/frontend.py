@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from synctalklip.errors import SyncTalklipError
 
+REACH = 2
+"""A frame's ResNet features hear of so many frames on either side of it."""
+
 
 class GradientScale(torch.autograd.Function):
     """Identity whose gradient is multiplied by a constant."""
@@ -87,33 +90,35 @@ class ResNet(nn.Module):
 
 
 class ResEncoder(nn.Module):
-    """3-D stem and ResNet trunk; (B, 1, T, 88, 88) -> (B, T, 8 W). A frame sees two frames either side."""
+    """3-D stem and ResNet trunk; (B, 1, T, 88, 88) -> (B, T, 8 W). A frame sees `REACH` frames either side."""
 
     def __init__(self, width: int, blocks: Sequence[int], relu: str):
         super().__init__()
         # The norm is 2-D because the stem runs as a 2-D convolution; its statistics are the same.
         self.frontend3D = nn.Sequential(
-            nn.Conv3d(1, width, (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False),
+            nn.Conv3d(1, width, (2 * REACH + 1, 7, 7), (1, 2, 2), (REACH, 3, 3), bias=False),
             nn.BatchNorm2d(width),
             activation(relu, width),
         )
         self.trunk = ResNet(width, blocks, relu)
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Tensor, chosen: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Features of all frames, or (R, 8 W) of the `chosen` ones: clip and frame of each, (R,) int64."""
         conv, norm, relu = self.frontend3D
-        batch, _, frames, height, width = video.shape
+        batch, _, frames = video.shape[:3]
         kind = video.device.type
         if torch.is_autocast_enabled(kind):  # what the convolution would do with five times as many pixels
             video = video.to(torch.get_autocast_dtype(kind))
         # Five neighbouring frames become five channels: the same sums as the 3-D convolution, on the
         # channels-last 2-D kernels, which are faster on CPUs and GPUs alike.
-        windows = F.pad(video[:, 0], (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1)  # (B, T, H, W, 5)
-        windows = windows.reshape(batch * frames, height, width, 5).permute(0, 3, 1, 2)
-        x = F.conv2d(windows, conv.weight[:, 0], stride=2, padding=3)
+        windows = F.pad(video[:, 0], (0, 0, 0, 0, REACH, REACH)).unfold(1, 2 * REACH + 1, 1)  # (B, T, H, W, 5)
+        windows = windows.flatten(0, 1) if chosen is None else windows[chosen]
+        x = F.conv2d(windows.permute(0, 3, 1, 2), conv.weight[:, 0], stride=2, padding=3)
         x = norm(x)
         # The two may change places where the slope is nowhere negative, and a quarter of the values is left.
         x = relu(F.max_pool2d(x, 3, 2, 1)) if isinstance(relu, nn.ReLU) else F.max_pool2d(relu(x), 3, 2, 1)
-        return self.trunk(x).view(batch, frames, -1)
+        x = self.trunk(x)
+        return x.view(batch, frames, -1) if chosen is None else x
 
 
 class AudioFrontend(nn.Module):

@@ -102,6 +102,11 @@ class AVHubert(nn.Module):
         """
         return self.encoder(self._project(self.fuse(audio, video)), padding_mask, layer)
 
+    def encode_features(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """`encode` of video whose ResNet features, (B, T, 8 W), are known -> (B, T, D)."""
+        parts = [None, self.feature_extractor_video.proj(features)]
+        return self.encoder(self._project(self._join(parts, *features.shape[:2])), padding_mask)
+
     def forward(
         self,
         audio: Tensor | None = None,
@@ -162,6 +167,9 @@ class AVHubert(nn.Module):
             self._front_end(self.feature_extractor_audio, audio, keep_audio),
             self._front_end(self.feature_extractor_video, video, keep_video),
         ]
+        return self._join(parts, batch, frames)
+
+    def _join(self, parts: Sequence[Tensor | None], batch: int, frames: int) -> Tensor:
         present = next((part for part in parts if part is not None), self.mask_emb)
         zeros = present.new_zeros(batch, frames, self.config.encoder_embed_dim)
         parts = [zeros if part is None else part for part in parts]

@@ -129,31 +129,39 @@ def _decoded_rois(clip: Clip) -> np.ndarray:
 def _mapped_rois(clip: Clip) -> np.ndarray:
     """ROIs out of the disk cache, which is filled where it lacks them or the video is another one."""
     path = clip.root / "cache" / "rois" / f"{clip.id}.npy"
-    try:
-        stamp = clip.rois.stat().st_mtime_ns
-        if abs(path.stat().st_mtime_ns - stamp) < STAMP_TOLERANCE_NS:
-            stored = np.load(path, mmap_mode="r")
-            if stored.dtype == np.uint8 and stored.ndim == 3 and len(stored) == clip.frames:
-                return stored
-    except (OSError, ValueError, EOFError):
-        pass  # not there, cut short, or no array: it is made again
+    stored = stored_array(path, clip.rois)
+    if stored is not None and stored.dtype == np.uint8 and stored.ndim == 3 and len(stored) == clip.frames:
+        return stored
     rois = _decoded_rois(clip)
-    _store(path, rois, clip.rois.stat().st_mtime_ns)
+    store_array(path, rois, clip.rois, "set disk_cache=false")
     return rois
 
 
-def _store(path: Path, array: np.ndarray, stamp: int) -> None:
-    """Write an array, carrying the time stamp of what it was made from; safe among several processes."""
+def stored_array(path: Path, source: Path) -> np.ndarray | None:
+    """An array that `store_array` wrote, mapped; None where it is not there, cut short, or `source` is another one."""
+    try:
+        if abs(path.stat().st_mtime_ns - source.stat().st_mtime_ns) < STAMP_TOLERANCE_NS:
+            return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        pass
+    return None
+
+
+def store_array(path: Path, array: np.ndarray, source: Path, remedy: str) -> None:
+    """Write an array that was made from the file `source`, whose time stamp it carries; safe among processes.
+
+    Raises:
+        ManifestError: the disk refused it; `remedy` says how to do without.
+    """
     part = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+    stamp = source.stat().st_mtime_ns
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(part, array)
         os.utime(part, ns=(stamp, stamp))
         part.replace(path)
     except OSError as error:
-        raise ManifestError(
-            f"{path}: cannot be written ({reason_of(error)}): free some space, or set disk_cache=false"
-        ) from error
+        raise ManifestError(f"{path}: cannot be written ({reason_of(error)}): free some space, or {remedy}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -93,7 +93,8 @@ def _dlib_predictor() -> Path:
         if file.is_file():
             return file
     raise FaceError(
-        "shape_predictor_68_face_landmarks.dat is missing: install face_recognition_models, or use detector=face_alignment"
+        "shape_predictor_68_face_landmarks.dat is missing: install face_recognition_models, or use "
+        "detector=face_alignment"
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from synctalklip.avsyncnet.frontend import REACH
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.draws import SAMPLES, Plan, WindowConfig, identity_start, quiet_starts, window_starts
 from synctalklip.data.features import audio_features
@@ -146,6 +147,13 @@ def _pad(items: Sequence[Tensor], value: float) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(items), batch_first=True, padding_value=value)
 
 
+def _reached(item: dict[str, Any]) -> Tensor:
+    """Frames of a clip that look different to the expert once the spoken ones are painted, (r,) int64, sorted."""
+    spoken = item["frames"][~item["silent"]]
+    around = spoken[:, None] + torch.arange(-REACH, REACH + 1)
+    return around.clamp(0, len(item["rois"]) - 1).flatten().unique()
+
+
 def collate(items: Sequence[dict[str, Any]], pad: int = 1, eos: int = 2) -> dict[str, Any]:
     """Concatenate the frames to paint over the clips and pad what belongs to whole clips.
 
@@ -155,16 +163,22 @@ def collate(items: Sequence[dict[str, Any]], pad: int = 1, eos: int = 2) -> dict
         eos: token id that ends a sentence and, moved to the front, starts the decoder's input.
 
     Returns:
-        `clips` list of B ids; `clip` (N,) row of each frame in the batch and `frame` (N,) its place in that clip;
+        `clips` list of B ids; `lengths` list of their frames; `altered` list of whether silence replaced some of their
+        sound; `clip` (N,) row of each frame in the batch and `frame` (N,) its place in that clip;
         `target`, `identity` (N,96,96,3) uint8; `matrices` (N,2,3); `rois` (B,T,96,96) uint8; `audio` (B,104,T);
         `padding_mask` (B,T) true on padding; `silent` (N,) bool; `spoken` (n,) int64, which of the N are not silent,
-        and `spoken_counts`, how many of them each clip has, as numbers; `tokens`, `prev_tokens` (B,L), or absent
+        and `spoken_counts`, how many of them each clip has, as numbers; `reached_clip`, `reached_frame` (r,), the
+        frames that painting the spoken ones changes for the expert, and `reached_counts` of each clip; `tokens`,
+        `prev_tokens` (B,L), or absent
         without a tokenizer; `sound` (s,13,20), or absent.
     """
     lengths = torch.tensor([len(item["rois"]) for item in items])
+    reached = [_reached(item) for item in items]
     counts = torch.tensor([len(item["frames"]) for item in items])
     batch: dict[str, Any] = {
         "clips": [item["clip"] for item in items],
+        "lengths": lengths.tolist(),
+        "altered": [bool(item["silent"].any()) for item in items],
         "clip": torch.repeat_interleave(torch.arange(len(items)), counts),
         "frame": torch.cat([item["frames"] for item in items]),
         "rois": _pad([item["rois"] for item in items], 0),
@@ -176,6 +190,9 @@ def collate(items: Sequence[dict[str, Any]], pad: int = 1, eos: int = 2) -> dict
     # Counted here, where it is free: to select by a mask on a GPU is to wait for it.
     batch["spoken"] = torch.nonzero(~batch["silent"]).squeeze(1)
     batch["spoken_counts"] = [int((~item["silent"]).sum()) for item in items]
+    batch["reached_counts"] = [len(frames) for frames in reached]
+    batch["reached_clip"] = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(batch["reached_counts"]))
+    batch["reached_frame"] = torch.cat(reached)
     if items[0]["sound"] is not None:
         batch["sound"] = torch.cat([item["sound"] for item in items])
     if items[0]["tokens"] is not None:

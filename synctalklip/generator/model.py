@@ -68,6 +68,11 @@ class AudioEncoder(nn.Module):
         """What may learn is frozen for the time being."""
         return self._held
 
+    @property
+    def learns_nothing(self) -> bool:
+        """It was frozen as a whole."""
+        return not self._trained
+
     def hold(self, held: bool) -> None:
         """Keep what may learn frozen for a while, or let it go.
 

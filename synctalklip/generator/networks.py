@@ -27,14 +27,21 @@ class PaintStep(nn.Module):
         self.generator = generator
 
     def forward(
-        self, faces: Tensor, audio: Tensor, padding_mask: Tensor, clip: Tensor, frame: Tensor
+        self,
+        faces: Tensor,
+        audio: Tensor,
+        padding_mask: Tensor,
+        clip: Tensor,
+        frame: Tensor,
+        speech: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Paint the frames (`clip`, `frame`), (N,) each.
+        """Paint the frames (`clip`, `frame`), (N,) each; `speech` (B,T,D) where it is known already.
 
         Returns:
             Painted faces (N,3,96,96) and speech embeddings of all frames (B,T,D).
         """
-        speech = self.generator.encode_speech(audio, padding_mask)
+        if speech is None:
+            speech = self.generator.encode_speech(audio, padding_mask)
         return self.generator(faces, speech[clip, frame]), speech
 
 

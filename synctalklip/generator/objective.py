@@ -19,6 +19,7 @@ from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.face import faces_to_rois
 from synctalklip.data.features import normalize_roi
 from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.frozen import Frozen
 from synctalklip.generator.schedule import LossSchedule
 from synctalklip.generator.sync_expert import SyncExpert
 
@@ -57,6 +58,7 @@ class Painted:
         batch: the collated batch, see `synctalklip.data.windows.collate`.
         expert: frozen AV-SyncNet.
         clips: the expert looks at the first so many clips of the batch; None for all.
+        frozen: what the expert says of untouched frames; None computes it in every step.
     """
 
     generated: Tensor
@@ -65,6 +67,7 @@ class Painted:
     batch: Mapping[str, Any]
     expert: Expert
     clips: int | None = None
+    frozen: Frozen | None = None
 
     @cached_property
     def shown(self) -> Tensor:
@@ -92,11 +95,19 @@ class Painted:
     @cached_property
     def video_embeddings(self) -> Tensor:
         """The expert's view of the painted clips, (b,T,D)."""
-        return self.expert.encode(None, self.video, self.padding_mask)
+        if self.frozen is None:
+            return self.expert.encode(None, self.video, self.padding_mask)
+        features = self.frozen.lips(self.batch, self.clips)
+        count = sum(self.batch["reached_counts"][: self.clips])
+        reached = self.batch["reached_clip"][:count], self.batch["reached_frame"][:count]
+        painted = self.expert.video_features(self.video, reached)
+        return self.expert.encode_features(features.index_put(reached, painted.to(features.dtype)), self.padding_mask)
 
     @cached_property
     def expert_audio(self) -> Tensor:
         """The frozen expert's embeddings of the sound, (b,T,D)."""
+        if self.frozen is not None:
+            return self.frozen.expert_sound(self.batch, self.clips)
         with torch.no_grad():
             return self.expert.encode(self.batch["audio"][: self.clips], None, self.padding_mask)
 

@@ -16,6 +16,7 @@ from synctalklip import checkpoint, losses
 from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.discriminator import readonly
+from synctalklip.generator.frozen import Frozen
 from synctalklip.generator.guard import FiniteGuard
 from synctalklip.generator.monitor import CollapseMonitor, critic_scalars
 from synctalklip.generator.networks import build_networks
@@ -54,6 +55,7 @@ class Players:
         self.g_optimizer, self.d_optimizer = networks.g_optimizer, networks.d_optimizer
         self.sync_expert = self._load_sync_expert(device)
         self.objective = Objective(config["loss"], self.expert, self.critic, self.sync_expert)
+        self.frozen = Frozen(self.expert, self.options["frozen_mb"]) if self.options["frozen_mb"] else None
         self.monitor = CollapseMonitor(**self.options["monitor"], form=config["loss"]["adversarial"]["form"])
         advice = f"Lower optim.*.lr or set optim.*.clip; the last save is in {self.output / 'checkpoints'}"
         self.guard = FiniteGuard(at_once=device.type == "cpu", advice=advice)
@@ -85,17 +87,26 @@ class Players:
         if self.options["channels_last"]:
             faces = faces.contiguous(memory_format=torch.channels_last)
         generated, speech = (painter or self.painter)(
-            faces, batch["audio"], batch["padding_mask"], batch["clip"], batch["frame"]
+            faces, batch["audio"], batch["padding_mask"], batch["clip"], batch["frame"], self._known_speech(batch)
         )
-        return Painted(
-            generated.float(), to_unit(batch["target"]), speech, batch, self.expert, self.options["expert_clips"]
-        )
+        clips = self.options["expert_clips"]
+        return Painted(generated.float(), to_unit(batch["target"]), speech, batch, self.expert, clips, self.frozen)
+
+    def _known_speech(self, batch: Batch) -> Tensor | None:
+        """Embeddings of the generator's own encoder while it does not learn, (B,T,D)."""
+        encoder = self.generator.audio_encoder
+        if self.frozen is None or not (encoder.held or encoder.learns_nothing):
+            return None
+        with self.accelerator.autocast():
+            return self.frozen.own_sound(encoder, batch)
 
     def generator_step(self, batch: Batch) -> tuple[Painted, dict[str, Tensor]]:
         """Update the generator (equation 13); the discriminator gets no gradient."""
         encoder = self.generator.audio_encoder
         if encoder.held == self.switch.reach(self.step):
             encoder.hold(not encoder.held)
+            if self.frozen is not None:
+                self.frozen.forget_own_sound()
         painted = self.paint(batch)
         weights = self.objective.weights_at(self.step)
         with readonly(self.critic), self.accelerator.autocast():

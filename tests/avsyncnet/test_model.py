@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from synctalklip.avsyncnet.frontend import scale_gradient
 from synctalklip.avsyncnet.model import AVHubert, AVHubertConfig, AVSyncNet, AVSyncNetConfig
 
-ENCODERS = sorted((Path(__file__).parents[2] / "configs" / "encoder").glob("*.yaml"))
+ENCODERS = sorted(
+    path for path in (Path(__file__).parents[2] / "configs/encoder").glob("*.yaml") if "conformer" not in path.stem
+)
 SMALL = {
     "encoder_layers": 2,
     "encoder_embed_dim": 32,

@@ -306,7 +306,7 @@ def test_faces_are_counted_from_left_to_right():
     assert [choose_face(faces, 400, 300, rule) for rule in (0, 1, 2)] == [1, 2, 0]
     with pytest.raises(FaceError, match=r"face=3, .* shows 3; .* choose 0 to 2"):
         choose_face(faces, 400, 300, 3)
-    with pytest.raises(FaceError, match="shows 1; .* choose 0, or face=largest"):
+    with pytest.raises(FaceError, match=r"shows 1; .* choose 0, or face=largest"):
         choose_face(faces[:1], 400, 300, 1)
 
 

@@ -149,10 +149,11 @@ class TestSyncExpert:
 def test_silent_windows_are_painted_but_not_read(configure):
     trainer = Trainer(configure("windows.silence={probability:1.0,threshold_db:-0.001}"))
     data = trainer.data.sets["train"]
-    batch = collate([data[0, 0], data[0, 1]])
-    batch["silent"] = batch["clip"] == 0
-    batch["spoken"] = torch.nonzero(~batch["silent"]).squeeze(1)
-    batch["spoken_counts"] = [0, len(batch["spoken"])]
+    items = [data[0, 0], data[0, 1]]
+    for item, silent in zip(items, (True, False)):
+        item["silent"] = torch.full_like(item["silent"], silent)
+    batch = collate(items)
+    assert batch["spoken_counts"] == [0, len(batch["spoken"])]
     painted = trainer.paint(batch)
     painted.clips = None
     terms = trainer.objective.terms(painted, ["rec", "lip", "cav"])
