@@ -25,6 +25,11 @@ class Decode(Protocol):
     ) -> Tensor: ...
 
 
+def _longest(padding_mask: Tensor, tokens_per_frame: float, more_tokens: int, fewest: int) -> Tensor:
+    """Most tokens of each clip, (B,) int64."""
+    return ((~padding_mask).sum(1) * tokens_per_frame + more_tokens).long().clamp(min=max(fewest, 1))
+
+
 @torch.no_grad()
 def greedy(
     decode: Decode,
@@ -46,7 +51,7 @@ def greedy(
     Returns:
         Token ids of every clip, without the end of sentence.
     """
-    limits = ((~padding_mask).sum(1) * tokens_per_frame + more_tokens).long().clamp(min=1)
+    limits = _longest(padding_mask, tokens_per_frame, more_tokens, fewest)
     tokens = torch.full((len(embeddings), 1), EOS, dtype=torch.long, device=embeddings.device)
     finished = torch.zeros(len(embeddings), dtype=torch.bool, device=embeddings.device)
     state = DecoderState()
@@ -77,19 +82,28 @@ def forced(
     """
     rows = [torch.tensor([EOS, *tokens][: max(len(tokens), 1)]) for tokens in references]
     previous = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(embeddings.device)
-    best = decode(previous, embeddings, padding_mask, DecoderState()).argmax(-1).tolist()
+    logits = decode(previous, embeddings, padding_mask, DecoderState()).float()
+    logits[..., [BOS, PAD]] = float("-inf")
+    best = logits.argmax(-1).tolist()
     return [[token for token in row[: len(tokens)] if token != EOS] for row, tokens in zip(best, references)]
 
 
 class _Encoder(nn.Module):
-    def __init__(self, encode: Callable[..., Tensor]) -> None:
+    def __init__(self, encode: Callable[..., Tensor], longest: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self._encode = encode
+        self._encode, self._longest = encode, longest
 
     def forward_torchscript(self, net_input: dict[str, Any]) -> dict[str, Any]:
         mask = net_input["padding_mask"]
         embeddings = self._encode(audio=net_input.get("audio"), video=net_input.get("video"), padding_mask=mask)
-        return {"embeddings": embeddings, "padding_mask": mask, "hypotheses": 1, "state": DecoderState()}
+        limits = self._longest(mask)
+        return {
+            "embeddings": embeddings,
+            "padding_mask": mask,
+            "limits": limits,
+            "hypotheses": 1,
+            "state": DecoderState(),
+        }
 
     def reorder_encoder_out(self, out: dict[str, Any], order: Tensor) -> dict[str, Any]:
         """Called before every step: the first time with each clip K times, then with the row that each goes on from.
@@ -101,7 +115,7 @@ class _Encoder(nn.Module):
         out["state"].reorder(order, left)
         frames = {
             name: out[name] if left is None else out[name].index_select(0, left)
-            for name in ("embeddings", "padding_mask")
+            for name in ("embeddings", "padding_mask", "limits")
         }
         return {**frames, "hypotheses": len(order) // len(clips), "state": out["state"]}
 
@@ -111,10 +125,11 @@ class _Decoder(nn.Module):
         super().__init__()
         self._decode = decode
 
-    def forward(self, tokens: Tensor, encoder_out: dict[str, Any]) -> tuple[Tensor, None]:
+    def forward(self, tokens: Tensor, encoder_out: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor | None]]:
         logits = self._decode(tokens, encoder_out["embeddings"], encoder_out["padding_mask"], encoder_out["state"])
         # Only the last step is read, and fairseq divides it in place by the temperature.
-        return logits[:, -1:].clone(), None
+        full = (encoder_out["limits"] < tokens.shape[1]).repeat_interleave(encoder_out["hypotheses"])
+        return logits[:, -1:].clone(), {"attn": None, "full": full}
 
 
 class SearchModel(nn.Module):
@@ -122,15 +137,20 @@ class SearchModel(nn.Module):
 
     It holds the two functions only: the model's train or eval mode stays its owner's business. The decoder's
     state travels with the encoder's output, which fairseq reorders along with the hypotheses.
+
+    fairseq ends every sentence of a batch at the limit of its longest clip. Here each ends at its own, as it would
+    alone; the limits are those of `greedy`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, tokens_per_frame: float = 1.0, more_tokens: int = 0, fewest: int = 0) -> None:
         super().__init__()
-        self.encoder = _Encoder(model.encode)
+        self.encoder = _Encoder(model.encode, lambda mask: _longest(mask, tokens_per_frame, more_tokens, fewest))
         self.decoder = _Decoder(model.decode)
 
     def get_normalized_probs(
-        self, net_output: tuple[Tensor, None], log_probs: bool, sample: dict | None = None
+        self, net_output: tuple[Tensor, dict[str, Tensor | None]], log_probs: bool, sample: dict | None = None
     ) -> Tensor:
-        logits = net_output[0].float()
-        return logits.log_softmax(-1) if log_probs else logits.softmax(-1)
+        logits, extra = net_output[0].float(), net_output[1]
+        found = logits.log_softmax(-1) if log_probs else logits.softmax(-1)
+        others = torch.arange(found.shape[-1], device=found.device) != EOS
+        return found.masked_fill(extra["full"][:, None, None] & others, float("-inf") if log_probs else 0.0)

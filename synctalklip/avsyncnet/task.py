@@ -238,10 +238,11 @@ class AVSyncNetTask(FairseqTask):
         return None
 
     def build_generator(self, models: list, args: Any, **kwargs: Any) -> torch.nn.Module:
-        """fairseq's beam search; lengths count video frames (`max_len_a` tokens a frame)."""
+        """fairseq's beam search; lengths count a clip's own video frames (`max_len_a` tokens a frame)."""
         from synctalklip.avsyncnet.search import SearchModel
 
-        return super().build_generator([SearchModel(model) for model in models], args, **kwargs)
+        lengths = args.max_len_a, args.max_len_b, args.min_len
+        return super().build_generator([SearchModel(model, *lengths) for model in models], args, **kwargs)
 
     def inference_step(
         self,

@@ -153,8 +153,7 @@ def batch(lengths):
 
 
 def test_beam_of_one_is_greedy_and_wider_beams_score_no_worse(task):
-    # fairseq's limit is that of the longest clip of the batch, greedy's that of each clip.
-    model, lengths = Bigram(task.tokenizer.size), [12, 12, 12]
+    model, lengths = Bigram(task.tokenizer.size), [12, 9, 4]
     mask = batch(lengths)["net_input"]["padding_mask"]
     rows = greedy(model.decode, model.encode(padding_mask=mask), mask)
     best = {}
@@ -174,8 +173,14 @@ def test_longest_hypothesis_counts_frames(task):
     mask = batch([9, 4])["net_input"]["padding_mask"]
     assert [len(row) for row in greedy(model.decode, model.encode(padding_mask=mask), mask)] == [9, 4]
     options = SimpleNamespace(beam=2, max_len_a=1.0, max_len_b=0, min_len=1)
-    found = task.inference_step(task.build_generator([model], options), [model], batch([9, 9]))
-    assert len(found[0][0]["tokens"]) == 10
+    generator = task.build_generator([model], options)
+    together = task.inference_step(generator, [model], batch([9, 4]))
+    assert [len(clip[0]["tokens"]) for clip in together] == [10, 5]
+    # The limit is the clip's own, whatever it shares a batch with, and so is the score of every hypothesis.
+    for clip, length in zip(together, (9, 4)):
+        alone = task.inference_step(generator, [model], batch([length]))[0]
+        assert [found["tokens"].tolist() for found in clip] == [found["tokens"].tolist() for found in alone]
+        assert [float(found["score"]) for found in clip] == pytest.approx([float(found["score"]) for found in alone])
 
 
 def test_search_model_leaves_the_model_in_its_mode():
