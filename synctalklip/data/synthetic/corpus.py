@@ -1,12 +1,11 @@
 """The embedded corpus on disk, in the LRS2 layout: `main/<speaker>/<id>.mp4` and `.txt`, `{train,val,test}.txt`."""
 
 import json
-import multiprocessing
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from synctalklip.data.synthetic.grammar import COMBINATIONS, grid_sentences, sen
 from synctalklip.data.synthetic.identity import draw_identity
 from synctalklip.data.synthetic.render import FPS, render
 from synctalklip.data.synthetic.speech import SAMPLE_RATE, Segment, speak
+from synctalklip.data.workers import WorkerDied, run_in_workers
 from synctalklip.errors import SyncTalklipError
 
 SPLITS = ("train", "val", "test")
@@ -196,21 +196,24 @@ def _claim(settings: CorpusSettings, out: Path) -> None:
     _write_text(note, json.dumps(wanted, indent=2) + "\n")
 
 
+def _writer(settings: CorpusSettings, out: Path) -> Callable[[ClipPlan], int]:
+    return partial(_write_clip, settings=settings, out=out)
+
+
 def _make_all(plans: list[ClipPlan], settings: CorpusSettings, out: Path, workers: int) -> Iterator[int]:
+    """Frames of each clip as it is done.
+
+    Raises:
+        CorpusError: a worker was killed; what is complete stays.
+    """
     if workers <= 1 or len(plans) <= 1:
-        for plan in plans:
-            yield _write_clip(plan, settings, out)
+        yield from (_write_clip(plan, settings, out) for plan in plans)
         return
-    # Fresh processes: espeak-ng has global state, and a forked child would share the parent's threads and locks.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(plans)), mp_context=context) as pool:
-        jobs = [pool.submit(_write_clip, plan, settings, out) for plan in plans]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    # In processes of their own: espeak-ng has global state.
+    for index, made in run_in_workers(partial(_writer, settings, out), plans, workers):
+        if isinstance(made, WorkerDied):
+            raise CorpusError(f"{out}: the worker of {plans[index].name} died (exit code {made.code}); run again")
+        yield made
 
 
 def make_corpus(settings: CorpusSettings, out: str | Path, workers: int = 1) -> dict[str, int]:
