@@ -170,3 +170,27 @@ def test_the_bare_name_of_a_stage_is_enough():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "stage: stage1\n" in done.stdout
+
+
+def test_a_step_of_stage_2_is_timed_in_all_its_phases_and_teaches_both_players(tmp_path):
+    from accelerate.state import AcceleratorState
+
+    from synctalklip.benchmark import stage2
+
+    narrow = ["generator=tiny", "generator.width=0.0625", "discriminator=tiny", "audio_encoder=all"]
+    small = [f"encoder.{name}={value}" for name, value in SMALL.items()]
+    small += ["encoder=tiny", "device=cpu", "stage2.clip_frames=15", "stage2.windows=2"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("benchmark", ["run.name=x", "run.dir=x", *small])
+        cfg.stage2.settings = narrow
+        players = stage2.make_players(cfg, tmp_path, stage2.PLAIN)
+    batch = stage2.fake_batch(cfg, torch.device("cpu"))
+    assert len(batch["clip"]) == 2 * 2 * 5
+    before = [
+        {name: value.clone() for name, value in net.state_dict().items()} for net in (players.generator, players.critic)
+    ]
+    spent = stage2.step_seconds(players, batch, torch.device("cpu"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert tuple(spent) == stage2.PHASES
+    for old, net in zip(before, (players.generator, players.critic)):
+        assert any(not torch.equal(old[name], value) for name, value in net.state_dict().items())

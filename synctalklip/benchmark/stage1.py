@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from synctalklip.benchmark.stage1_parts import PARTS, encoders, naive_forms
+from synctalklip.benchmark.stage1_parts import PARTS, encoders, load_naive
 from synctalklip.benchmark.stage1_steps import HEADER, PRECISIONS, measure
 from synctalklip.benchmark.timing import Comparison, matmul_peak, table
 from synctalklip.errors import SyncTalklipError
@@ -38,7 +38,7 @@ def _machine(device: torch.device) -> str:
 
 
 def _parts(cfg: DictConfig, device: torch.device) -> Iterator[Comparison]:
-    naive = naive_forms()
+    naive = load_naive("naive")
     for part in PARTS:
         yield from part(cfg, device, naive)
 

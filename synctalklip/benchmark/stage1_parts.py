@@ -28,15 +28,16 @@ from synctalklip.data.text import EOS, Tokenizer, train_tokenizer
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import cosine_logits
 
-NAIVE = CONFIGS.parent / "tests" / "naive.py"
+TESTS = CONFIGS.parent / "tests"
 Part = Callable[[DictConfig, torch.device, ModuleType], Iterator[Comparison]]
 
 
-def naive_forms() -> ModuleType:
-    """The naive forms that the tests keep."""
-    if not NAIVE.is_file():
-        raise SyncTalklipError(f"{NAIVE}: the naive forms are not there; run the benchmark from a whole checkout")
-    spec = importlib.util.spec_from_file_location("naive", NAIVE)
+def load_naive(name: str) -> ModuleType:
+    """The naive forms that the tests keep in `tests/<name>.py`."""
+    path = TESTS / f"{name}.py"
+    if not path.is_file():
+        raise SyncTalklipError(f"{path}: the naive forms are not there; run the benchmark from a whole checkout")
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
