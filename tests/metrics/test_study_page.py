@@ -170,6 +170,7 @@ def test_by_mouse_from_a_server_for_two_people_on_one_device(browser, tmp_path):
         begin(browser, other)
         assert browser.find_element("id", "place").text == "Example 1 of 2"
         # Who finds a way to skip has not seen it.
+        wait(lambda: browser.execute_script("return document.getElementById('video').readyState") == 4)
         browser.execute_script("const v = document.getElementById('video'); v.currentTime = 0.4; v.play()")
         wait(lambda: browser.execute_script("return document.getElementById('video').ended"))
         watch(browser)
