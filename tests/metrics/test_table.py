@@ -166,6 +166,41 @@ def test_settings_and_corpora_are_blocks(tmp_path):
     assert "30.0 [30.0, 30.0]" in table
 
 
+def test_columns_are_blank_in_settings_where_they_mean_nothing(tmp_path):
+    rows = [dict(row, open_frames=3, open_counted=10) for row in ROWS]
+    settings = ("reconstruction", "cross", "silent")
+    runs = [write_run(tmp_path / setting, rows, setting, readers=READERS, setting=setting) for setting in settings]
+    table = markdown_table(runs, samples=10, seed=1)
+    assert table.startswith("| method | clips | PSNR face ↑ | LSE-D ↓ | open in silence ↓ (%) | WER ↓ (%) |")
+    shown = {setting: [cell != "–" for cell in cells(table, setting)[2:]] for setting in settings}
+    assert shown == {
+        "reconstruction": [True, True, False, True],
+        "cross": [False, True, False, True],
+        "silent": [False, False, True, False],
+    }
+
+
+def test_judges_may_differ_between_corpora_but_not_between_settings(tmp_path):
+    runs = [
+        write_run(tmp_path / f"{corpus}{setting}", ROWS, corpus=corpus, setting=setting, syncnet=SYNCNET | {
+            "name": f"SyncNet of {corpus}", "sha256": digest})
+        for corpus, setting, digest in (("toy", "reconstruction", "1"), ("real", "reconstruction", "2"),
+                                        ("toy", "cross", "2"))
+    ]  # fmt: skip
+    table = markdown_table(runs[:2], samples=10, seed=1)
+    for corpus in ("toy", "real"):
+        assert any(f"SyncNet of {corpus}" in line and line.endswith(f"({corpus}).") for line in table.splitlines())
+    with pytest.raises(MetricError, match="different files as syncnet"):
+        markdown_table(runs, samples=10, seed=1)
+
+
+def test_published_percentages_are_given_as_printed(tmp_path):
+    run = write_run(tmp_path / "x", ROWS, readers=READERS)
+    entry = {"method": "T", "corpus": "toy", "source": "S", "grade": "read", "values": {"WER": 23.8}}
+    tables = build_tables([run], layout(), 10, 1, read_published({"a": entry}, ["WER"]))
+    assert cells(write_tables(tables, tmp_path / "t", ["md"]), "T †")[-1] == "23.8"
+
+
 def test_layouts_choose_rows_columns_and_tests(tmp_path):
     better = [dict(row, lse_d=row["lse_d"] - 0.5) for row in ROWS]
     runs = [write_run(tmp_path / "a", ROWS, "a"), write_run(tmp_path / "b", better, "b")]
@@ -224,6 +259,9 @@ def test_other_clips_and_damaged_folders_are_named(tmp_path):
         markdown_table([whole, part], samples=10, seed=1)
     with pytest.raises(MetricError, match="run scripts/evaluate"):
         load_run(tmp_path / "nowhere")
+    (part.path / "summary.json").write_text('{"name": "x", "kind": "y", "corpus": "z", "split": "test"}')
+    with pytest.raises(MetricError, match="does not say 'setting'"):
+        load_run(part.path)
     with pytest.raises(MetricError, match="2 were evaluated"):
         write_run(tmp_path / "cut", ROWS[:1], clips=2)
     with pytest.raises(MetricError, match="at least one run"):
