@@ -190,6 +190,7 @@ def negatives_of(
     min_gap: int = 1,
     count: int | None = None,
     generator: torch.Generator | None = None,
+    share: float | None = None,
 ) -> Tensor:
     """Which frames j count as negatives of frame i in eq. 12, (N,N) bool.
 
@@ -198,19 +199,22 @@ def negatives_of(
         scope: `clip` (the paper) or `batch` (the authors' code).
         min_gap: frames of the same clip nearer than this are no negatives.
         count: keep at most this many a row, drawn with `generator`; None keeps all (the paper).
+        share: keep no more than this share of N either (the public code: half); None sets no such limit.
     """
     if scope not in ("clip", "batch"):
         raise SyncTalklipError(f"negatives scope {scope!r} is neither clip nor batch")
     same = clips[:, None] == clips[None, :]
     near = same & ((frames[:, None] - frames[None, :]).abs() < max(min_gap, 1))
     allowed = ~near & (same if scope == "clip" else True)
-    if count is None:
+    limits = [count, None if share is None else int(share * len(clips))]
+    limits = [limit for limit in limits if limit is not None]
+    if not limits:
         return allowed
     # Drawn where it is used: a copy to a GPU would make it wait in every step.
     source = allowed.device if generator is None else generator.device
     lots = torch.rand(allowed.shape, generator=generator, device=source).to(allowed.device)
     order = lots.masked_fill(~allowed, 2).argsort(1)
-    chosen = torch.zeros_like(allowed).scatter_(1, order[:, :count], True)
+    chosen = torch.zeros_like(allowed).scatter_(1, order[:, : min(limits)], True)
     return chosen & allowed
 
 

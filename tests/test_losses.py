@@ -163,3 +163,11 @@ def test_weighted_sum_by_hand_and_mismatch():
     assert losses.weighted_sum(terms, {"rec": 1.0, "lip": 0.5}).item() == pytest.approx(3.5)
     with pytest.raises(SyncTalklipError, match="lamda"):
         losses.weighted_sum(terms, {"rec": 1.0, "lamda": 0.5})
+
+
+def test_negatives_are_limited_by_number_and_by_share():
+    clips, frames = torch.zeros(10, dtype=torch.long), torch.arange(10)
+    for limits, expected in (({}, 9), ({"count": 3}, 3), ({"share": 0.5}, 5), ({"count": 100, "share": 0.5}, 5)):
+        chosen = losses.negatives_of(clips, frames, "batch", generator=torch.Generator().manual_seed(0), **limits)
+        assert (chosen.sum(1) == expected).all()
+        assert not chosen.diagonal().any()

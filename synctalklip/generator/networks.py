@@ -15,7 +15,7 @@ from synctalklip.avsyncnet.expert import Expert
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.discriminator import Discriminator
 from synctalklip.generator.ema import MovingAverage
-from synctalklip.generator.model import TalkingFaceGenerator
+from synctalklip.generator.model import DISCRIMINATOR_KIND, KIND, TalkingFaceGenerator, start_from
 from synctalklip.generator.optim import adam
 
 
@@ -76,6 +76,9 @@ def build_networks(config: Mapping[str, Any], expert: Expert, accelerator: Accel
     generator.audio_encoder.w2v_model.load_state_dict(expert.encoder.state_dict())
     generator.audio_encoder.freeze(encoder["trainable"], encoder["layers"])
     critic = Discriminator(**config["discriminator"])
+    for module, kind in ((generator, KIND), (critic, DISCRIMINATOR_KIND)):
+        if config["init"][kind] is not None:
+            start_from(module, config["init"][kind], kind)
     layout = torch.channels_last if options["channels_last"] else torch.contiguous_format
     critic.to(memory_format=layout)
     for name, module in generator.named_children():

@@ -218,7 +218,9 @@ class Objective:
         if options["form"] == "distance":
             audio, video = (self.expert.aligned(x, step.padding_mask) for x in (audio, video))
         audio, video = audio[step.places], video[step.places]
-        negatives = losses.negatives_of(*step.places, options["scope"], options["min_gap"], options["count"])
+        negatives = losses.negatives_of(
+            *step.places, options["scope"], options["min_gap"], options["count"], share=options["share"]
+        )
         matrix, loss = self._forms[options["form"]]
         table = matrix(audio.float(), video.float())
         return loss(table if options["anchor"] == "audio" else table.T, negatives)

@@ -82,16 +82,41 @@ class Painter:
         return lower.round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
+@torch.inference_mode()
+def paint_clip(
+    model: TalkingFace, painter: Painter, faces: np.ndarray, logfbank: Tensor, identity: int = 0, batch_size: int = 64
+) -> np.ndarray:
+    """All frames of a prepared clip with the lower halves that its sound asks for.
+
+    Args:
+        model: encodes the sound.
+        painter: of this model.
+        faces: (T,96,96,3) uint8 BGR, kept as they are.
+        logfbank: (T,104), see `ClipReader.logfbank`.
+        identity: the frame that shows who it is.
+        batch_size: frames painted at once.
+
+    Returns:
+        (T,96,96,3) uint8 BGR.
+    """
+    painted = faces.copy()
+    audio = torch.as_tensor(logfbank, dtype=torch.float32).T[None].to(painter.device)
+    speech = model.encode_speech(audio, torch.zeros(1, len(faces), dtype=torch.bool, device=painter.device))[0]
+    for start in range(0, len(faces), batch_size):
+        rows = slice(start, start + batch_size)
+        painted[rows, UPPER_ROWS:] = painter(faces[rows], faces[identity], speech[rows])
+    return painted
+
+
 def _prepared(model: UNetGenerator, precision: str) -> UNetGenerator:
     """A copy of the U-Net that computes the same faster; an audio encoder is shared with the model."""
     encoder = getattr(model, "audio_encoder", None)
     model = copy.deepcopy(model, {id(encoder): encoder})
-    for sequence in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
-        if len(sequence) == 2 and isinstance(sequence[1], nn.BatchNorm2d):
-            sequence[0] = fuse_conv_bn_eval(*sequence, transpose=isinstance(sequence[0], nn.ConvTranspose2d))
-            sequence[1] = nn.Identity()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    for name, part in model.named_children():
-        if name != "audio_encoder":
-            part.to(dtype=dtype, memory_format=torch.channels_last)
+    for part in [part for part in model.children() if part is not encoder]:
+        for sequence in [m for m in part.modules() if isinstance(m, nn.Sequential)]:
+            if len(sequence) == 2 and isinstance(sequence[1], nn.BatchNorm2d):
+                sequence[0] = fuse_conv_bn_eval(*sequence, transpose=isinstance(sequence[0], nn.ConvTranspose2d))
+                sequence[1] = nn.Identity()
+        part.to(dtype=dtype, memory_format=torch.channels_last)
     return model

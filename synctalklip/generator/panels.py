@@ -1,4 +1,4 @@
-"""Pictures that show what a generator does: target, masked input, identity and painted face side by side."""
+"""Pictures and videos that show what a generator does: target, masked input, identity, painted face, difference."""
 
 from pathlib import Path
 
@@ -8,11 +8,19 @@ import torch
 from torch import Tensor
 
 from synctalklip.checkpoint import write_atomically
+from synctalklip.data.clips import ClipReader
+from synctalklip.data.media import write_video
+from synctalklip.generator.model import TalkingFaceGenerator
+from synctalklip.generator.painter import Painter, paint_clip
 from synctalklip.generator.unet import mask_lower_half, to_unit
+
+AMPLIFIED = 4
+"""Factor on the difference between painted and target, which would be hard to see."""
+ENLARGED = 2
 
 
 def sample_panel(target: Tensor, identity: Tensor, generated: Tensor, count: int) -> np.ndarray:
-    """Rows of target | masked | identity | generated, for frames spread over the batch.
+    """Rows of target | masked | identity | generated | difference, for frames spread over the batch.
 
     Args:
         target: (N,96,96,3) uint8 BGR.
@@ -21,11 +29,13 @@ def sample_panel(target: Tensor, identity: Tensor, generated: Tensor, count: int
         count: number of rows, as far as there are frames.
 
     Returns:
-        (rows*96, 4*96, 3) uint8 RGB.
+        (rows*96, 5*96, 3) uint8 RGB.
     """
     chosen = torch.linspace(0, len(target) - 1, min(count, len(target))).round().long().to(target.device)
     faces = to_unit(target[chosen])
-    columns = torch.stack([faces, mask_lower_half(faces), to_unit(identity[chosen]), generated[chosen]], dim=1)
+    painted = generated[chosen].float()
+    difference = (painted - faces).abs() * AMPLIFIED
+    columns = torch.stack([faces, mask_lower_half(faces), to_unit(identity[chosen]), painted, difference], dim=1)
     rows = columns.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     bgr = rows.float().clamp(0, 1).mul(255).round().byte().cpu().numpy()
     return np.ascontiguousarray(bgr[..., ::-1])
@@ -35,3 +45,19 @@ def write_panel(path: str | Path, panel: np.ndarray) -> None:
     """Write an RGB picture (H,W,3) uint8 as PNG."""
     encoded = cv2.imencode(".png", panel[..., ::-1])[1].tobytes()
     write_atomically(path, lambda part: part.write_bytes(encoded))
+
+
+def write_sample_video(path: str | Path, model: TalkingFaceGenerator, reader: ClipReader, index: int) -> None:
+    """A whole clip beside what the model paints for its sound, with the sound.
+
+    Args:
+        path: mp4 file.
+        model: in eval mode.
+        reader: the clips.
+        index: of the clip.
+    """
+    device = next(model.parameters()).device
+    faces = reader.faces(index)
+    painted = paint_clip(model, Painter(model, "fp32", device), faces, reader.logfbank(index))
+    frames = np.concatenate([faces, painted], axis=2).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
+    write_video(path, frames, wave=reader.wave(index))

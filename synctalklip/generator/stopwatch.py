@@ -19,6 +19,10 @@ class Stopwatch:
     """Wall time by the name of a phase; what no phase claims is `OTHER`. Phases do not lie within each other."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew; what is being watched goes on being watched."""
         self._started, self._phases = perf_counter(), Counter()
 
     @contextmanager

@@ -20,14 +20,15 @@ from tqdm import tqdm
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.loaders import StageTwoData
 from synctalklip.generator.meters import Meters
-from synctalklip.generator.model import save_generator
+from synctalklip.generator.model import TalkingFaceGenerator, save_generator
 from synctalklip.generator.monitor import mouth_motion
 from synctalklip.generator.networks import PaintStep
 from synctalklip.generator.objective import Painted
 from synctalklip.generator.optim import set_settings, settings_of
-from synctalklip.generator.panels import sample_panel, write_panel
+from synctalklip.generator.panels import sample_panel, write_panel, write_sample_video
 from synctalklip.generator.players import Batch, Players
 from synctalklip.generator.state import StateFolder
+from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.generator.validation import validate
 
 log = logging.getLogger(__name__)
@@ -81,13 +82,15 @@ class Trainer(Players):
 
     def _train(self, logger: SummaryWriter, bar: tqdm) -> None:
         """Train to the last step, or to a rewind."""
-        options = self.options
-        for batch in self._batches():
+        options, watch = self.options, Stopwatch()
+        for batch in watch.watch(self._batches(), "data"):
             self.advance(batch)
             bar.update()
             last = self.step == options["steps"]
             if last or self.step % options["log_every"] == 0:
                 alarms = self._report(logger, bar)
+                self._log_speed(logger, watch, options["log_every"])
+                watch.restart()
                 if alarms and self.monitor.may_rewind and self.rewind():
                     bar.reset()
                     bar.update(self.step)
@@ -118,6 +121,8 @@ class Trainer(Players):
         mixed = self.accelerator.autocast
         paint, terms = mixed()(partial(self.paint, painter=painter)), mixed()(self.objective.terms)
         values = validate(batches, paint, terms, partial(self._show, logger))
+        if logger is not None and self.accelerator.is_main_process:
+            self._write_videos(self.generator if self.average is None else self.average.model)
         self.painter.train()
         self.discriminator.train()
         return values
@@ -126,8 +131,16 @@ class Trainer(Players):
         if logger is None:
             return
         panel = sample_panel(batch["target"], batch["identity"], painted.generated, self.options["samples"])
-        logger.add_image("valid/target_masked_identity_generated", panel, self.step, dataformats="HWC")
+        logger.add_image("valid/target_masked_identity_generated_difference", panel, self.step, dataformats="HWC")
         write_panel(self.output / "samples" / f"step_{self.step:07d}.png", panel)
+
+    def _write_videos(self, model: TalkingFaceGenerator) -> None:
+        """The first validation clips, each beside what is painted for its sound."""
+        reader = self.data.sets["valid"].reader
+        model.eval()
+        for index in range(min(self.options["sample_videos"], len(reader))):
+            name = f"step_{self.step:07d}_{reader.clips[index].id.replace('/', '_')}.mp4"
+            write_sample_video(self.output / "samples" / name, model, reader, index)
 
     def _report(self, logger: SummaryWriter, bar: tqdm) -> bool:
         """Write the means since the last report and look at them; whether an alarm is new."""
@@ -139,6 +152,14 @@ class Trainer(Players):
         for sentence in alarms:
             log.warning("step %d: %s", self.step, sentence)
         return bool(alarms)
+
+    def _log_speed(self, logger: SummaryWriter, watch: Stopwatch, steps: int) -> None:
+        """Steps a second, and the share of the time in which the step waited for its clips."""
+        total = watch.total()
+        share = watch.seconds()["data"] / total
+        logger.add_scalar("speed/steps_per_second", steps / total, self.step)
+        logger.add_scalar("speed/data_share", share, self.step)
+        log.info("step %d: %.2f steps/s, %.0f %% of the time waiting for data", self.step, steps / total, 100 * share)
 
     def _log(self, logger: SummaryWriter, bar: tqdm, split: str, values: Mapping[str, float]) -> None:
         weights = self.objective.weights_at(self.step - 1)

@@ -147,19 +147,11 @@ class Generator(_Stored):
         run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
         self.name = path.name if path.is_dir() else run.name or path.stem
 
-    @torch.inference_mode()
     def faces(self, reader: ClipReader, index: int) -> np.ndarray:
-        from synctalklip.generator.unet import UPPER_ROWS
+        from synctalklip.generator.painter import paint_clip
 
-        painted = reader.faces(index).copy()
-        audio = torch.as_tensor(reader.logfbank(index), dtype=torch.float32).T[None].to(self.device)
-        padding = torch.zeros(1, len(painted), dtype=torch.bool, device=self.device)
-        speech = self.model.encode_speech(audio, padding)[0]
-        identity = painted[IDENTITY_FRAME].copy()
-        for start in range(0, len(painted), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            painted[rows, UPPER_ROWS:] = self.paint(painted[rows], identity, speech[rows])
-        return painted
+        clip = reader.faces(index), reader.logfbank(index)
+        return paint_clip(self.model, self.paint, *clip, IDENTITY_FRAME, self.batch_size)
 
 
 class Videos:

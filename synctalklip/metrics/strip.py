@@ -11,6 +11,7 @@ from synctalklip.metrics.errors import MetricError
 
 LABEL_WIDTH = 132
 GAP = 4
+BAND = 24
 
 
 def evenly(count: int, wanted: int) -> np.ndarray:
@@ -47,6 +48,31 @@ def draw_strip(rows: Sequence[tuple[str, np.ndarray]], frames: int) -> np.ndarra
     chosen = evenly(count, frames)
     lines = [np.hstack([_label(label, height), *pictures[chosen]]) for label, pictures in rows]
     return np.vstack(lines)
+
+
+def side_by_side(rows: Sequence[tuple[str, np.ndarray]], scale: int) -> np.ndarray:
+    """Frames of a video that shows all methods next to each other, each under its name.
+
+    Args:
+        rows: label and (T,H,W,3) uint8 BGR; all of one shape.
+        scale: enlargement of the pictures.
+
+    Returns:
+        (T,H',W',3) uint8 BGR.
+
+    Raises:
+        MetricError: the rows differ in shape.
+    """
+    shapes = {pictures.shape for _, pictures in rows}
+    if len(shapes) != 1:
+        raise MetricError(f"a comparison needs videos of one shape, got {sorted(shapes)}")
+    columns = []
+    for label, pictures in rows:
+        large = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
+        band = np.full((BAND, large.shape[2], 3), 255, np.uint8)
+        cv2.putText(band, label, (4, BAND - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        columns.append(np.concatenate([np.broadcast_to(band, (len(large), *band.shape)), large], axis=1))
+    return np.concatenate(columns, axis=2)
 
 
 def write_strips(path: str | Path, strips: Sequence[np.ndarray]) -> None:

@@ -1,11 +1,15 @@
 """The generator made fast paints what the generator paints."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from synctalklip.avsyncnet.config import AVHubertConfig
 from synctalklip.cli import CONFIGS
 from synctalklip.generator import painter as module
+from synctalklip.generator.model import TalkingFaceGenerator
 from synctalklip.generator.painter import Painter, choose_precision
 from synctalklip.generator.unet import UPPER_ROWS, UNetGenerator, generator_input
 
@@ -65,3 +69,17 @@ def test_auto_is_bf16_where_the_device_has_it(monkeypatch):
         assert choose_precision("auto", torch.device("cpu")) == expected
         assert choose_precision("fp32", torch.device("cpu")) == "fp32"
     assert "precision: auto" in (CONFIGS / "generate.yaml").read_text()
+
+
+def test_the_audio_encoder_is_shared_and_left_alone(batch):
+    encoder = AVHubertConfig(encoder_layers=1, encoder_embed_dim=16, encoder_ffn_embed_dim=16, resnet_width=4)
+    encoder = replace(encoder, encoder_attention_heads=2, conv_pos=4, conv_pos_groups=2)
+    sizes = {"width": 0.0625, "least_channels": 4, "residuals": "full", "output": "paint", "speech": "bottleneck"}
+    model = TalkingFaceGenerator(encoder, "landmark", **sizes).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    painter = Painter(model, "bf16")
+    assert painter.model.audio_encoder is model.audio_encoder
+    assert painter(*batch).shape == (3, 48, 96, 3)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) and value.dtype == after[name].dtype for name, value in before.items())

@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from synctalklip import checkpoint, losses
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.features import normalize_roi
+from synctalklip.data.media import probe
 from synctalklip.data.windows import collate
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import load_generator
@@ -50,6 +51,10 @@ def test_a_run_writes_scalars_samples_and_a_generator_that_loads(configure, prep
     assert weighted == pytest.approx(trainer.objective.weights["rec_lower"] * raw)
     assert all(np.isfinite(event.value) for tag in tags for event in events.Scalars(tag))
     assert len(list((trainer.output / "samples").glob("*.png"))) == 2
+    clip = trainer.data.sets["valid"].reader.clips[0]
+    for video in (trainer.output / "samples").glob("*.mp4"):
+        info = probe(video)
+        assert (info.width, info.height, info.frames, info.sample_rate) == (2 * 192, 192, clip.frames, 16000)
 
     generator = load_generator(path, roi_mode="landmark")
     batch = first_batch(trainer)

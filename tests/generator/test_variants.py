@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from stage2_factory import first_batch, write_expert
+from stage2_factory import assert_equal_states, first_batch, write_expert
 
 from synctalklip import checkpoint, losses
 from synctalklip.data.windows import collate
@@ -169,3 +169,14 @@ def test_silent_windows_are_painted_but_not_read(configure):
     empty = trainer.objective.terms(painted, ["lip", "cav"])
     assert [value.item() for value in empty.values()] == [0, 0]
     sum(empty.values()).backward()
+
+
+def test_a_run_starts_from_the_weights_of_another(configure, tmp_path):
+    first = Trainer(configure("trainer.steps=2", run="first"))
+    path = first.run()
+    fresh = Trainer(configure(f"init.generator={path}", run="second"))
+    assert_equal_states(fresh.generator.state_dict(), first.generator.state_dict())
+    with pytest.raises(SyncTalklipError, match="does not fit"):
+        Trainer(configure(f"init.generator={path}", "generator.width=0.125", run="third"))
+    with pytest.raises(SyncTalklipError, match="'generator' checkpoint, a 'discriminator' one"):
+        Trainer(configure(f"init.discriminator={path}", run="fourth"))

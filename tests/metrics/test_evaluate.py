@@ -93,9 +93,16 @@ def test_ground_truth_and_still_mouth(toy_corpus, tmp_path, syncnet):
     assert len(shown) == 40
     assert np.abs(shown[30, 60:80, 38:58].astype(float) - shown[0, 60:80, 38:58]).mean() < 5
 
-    strip = tmp_path / "both.png"
-    compare(config(toy_corpus, tmp_path, f"runs=[{truth},{still}]", f"output={strip}", "count=2", root="compare"))
+    strip, video = tmp_path / "both.png", tmp_path / "both.mp4"
+    options = [f"runs=[{truth},{still}]", f"output={strip}", f"video={video}", "count=2"]
+    compare(config(toy_corpus, tmp_path, *options, root="compare"))
     assert cv2.imread(str(strip)).shape[0] == 2 * (2 * 96 + 4)
+    info = probe(video)
+    assert (info.width, info.height, info.frames, info.sample_rate) == (2 * 192, 192 + 24, 2 * 40, 16000)
+    both = read_video(video, fps=None)[:, 24:].astype(float)
+    # The recorded mouth moves on the left, the still one does not.
+    moving, standing = (np.abs(half[30] - half[0])[110:].mean() for half in (both[:, :, :192], both[:, :, 192:]))
+    assert moving > 3 * standing
 
 
 def test_judges_are_optional(toy_corpus, tmp_path):
