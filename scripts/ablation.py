@@ -14,7 +14,7 @@ def main(cfg: DictConfig) -> None:
 
     from omegaconf import OmegaConf
 
-    from synctalklip.ablation import join_tables, sweep_phases
+    from synctalklip.ablation import check_claims, join_tables, sweep_phases
     from synctalklip.checkpoint import write_atomically
     from synctalklip.phases import run_phases
 
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     config = OmegaConf.to_container(cfg, resolve=True)
     commands, needs = sweep_phases(config)
     run_phases(commands, directory, root, cfg.fresh, needs, cfg.at_once)
-    tables = join_tables(config, commands, root)
+    tables = f"{join_tables(config, commands, root)}\n{check_claims(config, root)}"
     write_atomically(directory / "tables.md", lambda part: part.write_text(tables, encoding="utf-8"))
     print(tables)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from synctalklip.errors import SyncTalklipError
+from synctalklip.metrics.claims import Claim, claims_table
+from synctalklip.metrics.runs import load_run
 
 REFERENCES = ("ground_truth", "still_mouth")
 """Rows of the tables that need no training."""
@@ -105,3 +107,19 @@ def join_tables(config: Mapping[str, Any], commands: Mapping[str, str], root: Pa
             text = (root / config["out"] / table / "table.md").read_text(encoding="utf-8")
             parts.append(f"## {table.replace('_', ' ').capitalize()}\n\n{text.strip()}\n")
     return "\n".join(parts)
+
+
+def check_claims(config: Mapping[str, Any], root: Path) -> str:
+    """The claims of `config` about the variants of the sweep, held against their evaluations, as Markdown.
+
+    Args:
+        config: as for `sweep_phases`.
+        root: folder that `out` is relative to.
+    """
+    folder = root / config["out"] / "evaluate"
+    runs = {
+        variant: [load_run(folder / variant / f"seed{seed}") for seed in range(1, config["seeds"] + 1)]
+        for variant in _chosen(config)
+    }
+    claims = [Claim(**claim) for claim in config["claims"]]
+    return f"## Claims of the paper\n\n{claims_table(claims, runs, config['bootstrap']['samples'], config['seed'])}"

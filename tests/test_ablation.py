@@ -5,8 +5,9 @@ import shlex
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from run_factory import READERS, write_run
 
-from synctalklip.ablation import join_tables, sweep_phases
+from synctalklip.ablation import check_claims, join_tables, sweep_phases
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
 
@@ -119,3 +120,18 @@ def test_tables_are_joined_in_order(tmp_path):
         (folder / "table.md").write_text(f"| {table} |\n")
     text = join_tables(settings, commands, tmp_path)
     assert text.index("## Table 1\n\n| table_1 |") < text.index("## Table 3") < text.index("## Table 4")
+
+
+def test_claims_about_the_swept_variants_are_checked(tmp_path):
+    settings = config("sweep=[synctalklip,no_lip]", "seeds=2")
+    for variant, errors in (("synctalklip", 1), ("no_lip", 3)):
+        for seed in (1, 2):
+            rows = [{"id": "a", "frames": 9, "psnr_face": 30 + errors, "WER.words": 6, "WER.word_errors": errors}]
+            folder = tmp_path / settings["out"] / "evaluate" / variant / f"seed{seed}"
+            write_run(folder, rows, settings["variants"][variant]["name"], readers=READERS)
+    text = check_claims(settings, tmp_path)
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "without lip" in line
+    ]
+    # WER is lower, as claimed; PSNR is 2 dB lower, more than the half that is allowed.
+    assert [(row[2], row[-1]) for row in rows] == [("WER", "clearly"), ("PSNR face", "**no**")]

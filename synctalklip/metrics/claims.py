@@ -15,13 +15,13 @@ class Claim:
     """One method is better than another in a column, or not much worse.
 
     Attributes:
-        better: the method that the claim is about.
+        method: what the claim is about.
         other: what it is compared with.
         column: key of a column, see `columns.choose`.
         by: how much better it has to be, in the column's printed unit; below 0 it may be so much worse.
     """
 
-    better: str
+    method: str
     other: str
     column: str
     by: float = 0.0
@@ -39,7 +39,7 @@ def claims_table(claims: Sequence[Claim], runs: Mapping[str, Sequence[Run]], sam
     Raises:
         MetricError: a column that does not exist, or runs that cannot be compared.
     """
-    rows = [_row(claim, runs, samples, seed) for claim in claims if claim.better in runs and claim.other in runs]
+    rows = [_row(claim, runs, samples, seed) for claim in claims if claim.method in runs and claim.other in runs]
     header = ["method", "against", "column", "method", "other", "difference [95 %]", "claimed", "holds"]
     note = (
         "Difference: method minus other, means over seeds, interval over resampled clips. Holds: the mean is on the "
@@ -49,7 +49,7 @@ def claims_table(claims: Sequence[Claim], runs: Mapping[str, Sequence[Run]], sam
 
 
 def _row(claim: Claim, runs: Mapping[str, Sequence[Run]], samples: int, seed: int) -> list[str]:
-    ours, theirs = runs[claim.better], runs[claim.other]
+    ours, theirs = runs[claim.method], runs[claim.other]
     check_comparable([*ours, *theirs])
     readers = list(ours[0].summary.get("readers") or {})
     (metric,) = choose([claim.column], readers)
