@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +69,18 @@ class Cell:
     p: float = math.nan
     bold: bool = False
 
-    def detail(self, column: Column) -> str:
-        """What is printed behind the value: standard deviation, interval, p value."""
-        text = "" if math.isnan(self.spread) else f" ± {column.scaled(self.spread):.{column.digits}f}"
+    def deviation(self, column: Column) -> str:
+        """The standard deviation as it is printed; empty where there is none."""
+        return "" if math.isnan(self.spread) else f"± {column.scaled(self.spread):.{column.digits}f}"
+
+    def certainty(self, column: Column) -> str:
+        """Interval and p value as they are printed; empty where there are none."""
+        texts = []
         if not math.isnan(self.low) and not math.isnan(self.value):
-            text += f" [{column.number(self.low)}, {column.number(self.high)}]"
+            texts.append(f"[{column.number(self.low)}, {column.number(self.high)}]")
         if not math.isnan(self.p):
-            text += " p < 0.001" if self.p < 0.001 else f" p = {self.p:.3f}"
-        return text
+            texts.append("p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}")
+        return " ".join(texts)
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,8 @@ def markdown(table: Table) -> str:
 
 def _markdown_cell(cell: Cell, column: Column) -> str:
     text = column.number(cell.value)
-    return (f"**{text}**" if cell.bold else text) + cell.detail(column)
+    value = f"**{text}**" if cell.bold else text
+    return " ".join(filter(None, [value, cell.deviation(column), cell.certainty(column)]))
 
 
 def latex_text(text: str) -> str:
@@ -154,10 +160,14 @@ def latex_text(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` environment; it needs the packages booktabs and graphicx, and shrinks to the width of the page."""
+    """A `table` environment; it needs the packages booktabs and graphicx, and shrinks to the width of the page.
+
+    Intervals stand below the values. "Table 1:" in front of a title is left to LaTeX, which numbers by itself.
+    """
     header = [table.first, *table.counts, *(column.heading for column in table.columns)]
     lines = [r"\begin{table}[t]", r"\centering"]
-    lines += [rf"\caption{{{latex_text(table.title)}}}"] if table.title else []
+    caption = re.sub(r"^Table \d+: ", "", table.title)
+    lines += [rf"\caption{{{latex_text(caption)}}}"] if caption else []
     lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule"]
     lines += [" & ".join(map(latex_text, header)) + r" \\"]
@@ -166,17 +176,23 @@ def latex(table: Table) -> str:
         if heading:
             lines.append(rf"\multicolumn{{{len(header)}}}{{l}}{{\textit{{{latex_text(heading)}}}}} \\")
         for row in rows:
-            cells = [_latex_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
-            lines.append(" & ".join([*map(latex_text, [row.label, *row.counts]), *cells]) + r" \\")
+            lines += _latex_row(row, table.columns)
     lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
     lines += [latex_text(note) + r"\par" for note in table.notes]
     return "\n".join([*lines, r"\end{minipage}", r"\end{table}"]) + "\n"
 
 
-def _latex_cell(cell: Cell, column: Column) -> str:
-    text, detail = latex_text(column.number(cell.value)), latex_text(cell.detail(column))
-    text = rf"\textbf{{{text}}}" if cell.bold else text
-    return text + (rf" {{\scriptsize{detail}}}" if detail else "")
+def _latex_row(row: Row, columns: Sequence[Column]) -> list[str]:
+    """A line of values and, where there are any, a line of intervals."""
+    values = [latex_text(text) for text in (row.label, *row.counts)]
+    below = [""] * len(values)
+    for cell, column in zip(row.cells, columns, strict=True):
+        value, beside = latex_text(column.number(cell.value)), latex_text(cell.deviation(column))
+        value = rf"\textbf{{{value}}}" if cell.bold else value
+        values.append(f"{value} {beside}".rstrip())
+        certainty = latex_text(cell.certainty(column))
+        below.append(rf"{{\scriptsize {certainty}}}" if certainty else "")
+    return [" & ".join(line) + r" \\" for line in (values, below) if any(line)]
 
 
 def comma_separated(table: Table) -> str:

@@ -20,7 +20,7 @@ from synctalklip.metrics.render import (
 )
 
 TABLE = Table(
-    "A & B_1: 95 % of $x",
+    "Table 7: A & B_1, 95 % of $x",
     "method",
     ("clips",),
     (Column("LSE_D", False, 3), Column("WER", False, 1, percent=True)),
@@ -37,7 +37,7 @@ TABLE = Table(
 
 def test_markdown_by_hand():
     assert markdown(TABLE) == (
-        "A & B_1: 95 % of $x\n\n"
+        "Table 7: A & B_1, 95 % of $x\n\n"
         "| method | clips | LSE_D ↓ | WER ↓ (%) |\n|---|--:|--:|--:|\n"
         "| *toy\\|x, cross* | | | |\n| Ours_1 & co | 7 | **1.234** [1.000, 1.500] | 12.3 ± 0.5 |\n"
         "| *real* | | | |\n| [Theirs] † | – | ∞ | – |\n\n- 100 % of it.\n"
@@ -46,11 +46,10 @@ def test_markdown_by_hand():
 
 def test_latex_escapes_and_is_balanced():
     text = latex(TABLE)
-    assert r"\caption{A \& B\_1: 95 \% of \$x}" in text
+    assert r"\caption{A \& B\_1, 95 \% of \$x}" in text  # LaTeX numbers by itself
     assert r"method & clips & LSE\_D $\downarrow$ & WER $\downarrow$ (\%) \\" in text
-    assert (
-        r"Ours\_1 \& co & 7 & \textbf{1.234} {\scriptsize {[}1.000, 1.500]} & 12.3 {\scriptsize $\pm$ 0.5} \\" in text
-    )
+    assert r"Ours\_1 \& co & 7 & \textbf{1.234} & 12.3 $\pm$ 0.5 \\" in text
+    assert r" &  & {\scriptsize {[}1.000, 1.500]} &  \\" in text
     assert r"{[}Theirs] $\dagger$ & -- & $\infty$ & -- \\" in text
     assert r"\multicolumn{4}{l}{\textit{toy|x, cross}} \\" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 2, 1]
@@ -80,8 +79,8 @@ def test_csv_keeps_full_precision_in_the_printed_unit():
 def test_signs_and_small_p_values():
     column = Column("x", True, 2, signed=True)
     assert [column.number(value) for value in (0.5, -0.5, float("-inf"))] == ["+0.50", "−0.50", "−∞"]
-    assert Cell(0.5, p=0.0004).detail(column) == " p < 0.001"
-    assert Cell(0.5, spread=0.25).detail(column) == " ± 0.25"
+    assert Cell(0.5, 0.1, 0.6, p=0.0004).certainty(column) == "[+0.10, +0.60] p < 0.001"
+    assert Cell(0.5, spread=0.25).deviation(column) == "± 0.25"
 
 
 def test_files_are_written_in_the_wanted_formats(tmp_path):
