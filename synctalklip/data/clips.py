@@ -82,11 +82,7 @@ class ClipReader:
     def mfcc(self, index: int) -> torch.Tensor:
         """MFCC at 100 Hz, cut or zero-padded to the video, (4T,13) float32."""
 
-        def read(clip: Clip) -> torch.Tensor:
-            mfcc = features.mfcc(self.wave(index))[: 4 * clip.frames]
-            return torch.nn.functional.pad(mfcc, (0, 0, 0, 4 * clip.frames - len(mfcc)))
-
-        return self._get("mfcc", index, read)
+        return self._get("mfcc", index, lambda clip: clip_mfcc(self.wave(index), clip.frames))
 
     def _track(self, index: int) -> dict[str, np.ndarray]:
         def read(clip: Clip) -> dict[str, np.ndarray]:
@@ -98,6 +94,12 @@ class ClipReader:
             return {name: _of_length(clip, clip.track, array) for name, array in arrays.items()}
 
         return self._get("track", index, read)
+
+
+def clip_mfcc(wave: np.ndarray, frames: int) -> torch.Tensor:
+    """MFCC of sound (N,) at 100 Hz, cut or zero-padded to a video of `frames`, (4T,13) float32."""
+    mfcc = features.mfcc(wave)[: 4 * frames]
+    return torch.nn.functional.pad(mfcc, (0, 0, 0, 4 * frames - len(mfcc)))
 
 
 def _of_length(clip: Clip, file: Any, array: np.ndarray) -> np.ndarray:
