@@ -44,9 +44,10 @@ ablation: $(INSTALLED) ## Variants x seeds -> tables 1, 3, 4: DATA=synthetic SEE
 	$(RUN) scripts/ablation.py demo=$(DATA) seeds=$(SEEDS) $(if $(VARIANTS),'sweep=[$(VARIANTS)]') \
 		$(if $(GRID),'data.root="$(GRID)"')
 
-benchmark: $(INSTALLED) ## Speed of both stages: parts against their naive forms, whole steps -> outputs/benchmark
+benchmark: $(INSTALLED) ## Speed: parts against their naive forms, whole steps, inference -> outputs/benchmark
 	$(RUN) scripts/benchmark.py stage1
 	$(RUN) scripts/benchmark.py stage2
+	$(RUN) scripts/benchmark.py inference
 
 test: $(INSTALLED) ## The test suite (at most 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)

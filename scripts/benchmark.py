@@ -1,4 +1,4 @@
-"""Measure the speed of a stage: python scripts/benchmark.py stage1, or stage2"""
+"""Measure the speed of a stage: python scripts/benchmark.py stage1, stage2 or inference"""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from synctalklip.cli import entry
 
-STAGES = ("stage1", "stage2")
+STAGES = ("stage1", "stage2", "inference")
 
 
 @entry("benchmark")

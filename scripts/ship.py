@@ -1,4 +1,4 @@
-"""Write a trained model as a folder of safetensors, JSON and its card: scripts/ship.py source=... output=... card=..."""
+"""Write a trained model as a folder of safetensors, JSON and its card: source=... output=... card=..."""
 
 from omegaconf import DictConfig
 

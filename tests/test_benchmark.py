@@ -194,3 +194,14 @@ def test_a_step_of_stage_2_is_timed_in_all_its_phases_and_teaches_both_players(t
     assert tuple(spent) == stage2.PHASES
     for old, net in zip(before, (players.generator, players.critic)):
         assert any(not torch.equal(old[name], value) for name, value in net.state_dict().items())
+
+
+def test_inference_is_measured_for_every_size_and_precision():
+    from synctalklip.benchmark.inference import run
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("benchmark", ["run.name=x", "run.dir=x", "device=cpu", "repeats=1", "inference.images=2"])
+    cfg.inference.sizes = {"tiny": 16}
+    rows = re.findall(r"\| tiny +\| +(fp32|bf16) \| +[\d.]+ \| +(\d+) \|", run(cfg))
+    assert [name for name, _ in rows] == ["fp32", "bf16"]
+    assert all(int(rate) > 0 for _, rate in rows)

@@ -1,0 +1,37 @@
+"""Speed of inference: images a second of the U-Net as `generate.py` runs it. The shares of decoding, tracking, pasting
+and encoding depend on the video; `generate.py` prints them for each.
+"""
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from synctalklip.benchmark.timing import median_seconds, table
+from synctalklip.cli import CONFIGS
+from synctalklip.generator.painter import Painter
+from synctalklip.generator.unet import UNetGenerator
+
+
+def run(cfg: DictConfig) -> str:
+    """Measure the sizes and precisions of `cfg.inference`, on the GPU where there is one.
+
+    Returns:
+        Markdown: images a second of each.
+    """
+    device = torch.device("cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu")
+    rng = np.random.default_rng(cfg.seed)
+    poses = rng.integers(0, 256, (cfg.inference.images, 96, 96, 3), dtype=np.uint8)
+    rows = []
+    for size, speech_dim in tqdm(list(cfg.inference.sizes.items()), desc="sizes", disable=None):
+        config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "generator" / f"{size}.yaml"))
+        torch.manual_seed(cfg.seed)
+        model = UNetGenerator(speech_dim, **config).to(device).eval()
+        speech = torch.randn(len(poses), speech_dim, device=device)
+        for precision in cfg.precision:
+            painter = Painter(model, precision, device)
+            seconds = median_seconds(lambda painter=painter, x=speech: painter(poses, poses, x), device, cfg.repeats)
+            rows.append([size, precision, f"{1000 * seconds / len(poses):.1f}", f"{len(poses) / seconds:.0f}"])
+    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    header = ["generator", "precision", "ms an image", "images/s"]
+    return f"{device.type}, {threads}, batches of {len(poses)} images:\n\n{table(header, rows)}"
