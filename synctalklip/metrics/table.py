@@ -5,7 +5,7 @@ are seeds of one method: mean and standard deviation in one row.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from synctalklip.metrics.blocks import Block, Method, make_blocks
@@ -147,8 +147,19 @@ def _tests(blocks: Sequence[Block], metrics: Sequence[Metric], layout: Layout, s
             named[block.heading if len(blocks) > 1 else ""] = scored
     if not named:
         return []
-    columns = [column_of(metric, signed=True) for metric in metrics]
+    # A column that only one method has cannot be tested.
+    shown = [i for i in range(len(metrics)) if any(_filled(scored, i) > 1 for scored in named.values())]
+    columns = [column_of(metrics[i], signed=True) for i in shown]
+    named = {
+        heading: {name: [parts[i] for i in shown] for name, parts in scored.items()}
+        for heading, scored in named.items()
+    }
     return [difference_table(named, columns, layout.against or "", layout.permutations, samples, seed)]
+
+
+def _filled(scored: Mapping[str, Sequence[Parts]], column: int) -> int:
+    """Number of methods that have a value in a column."""
+    return sum(bool(parts[column].denominator.any()) for parts in scored.values())
 
 
 def markdown_table(runs: Sequence[Run], samples: int, seed: int) -> str:
