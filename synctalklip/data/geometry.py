@@ -216,7 +216,9 @@ def crop_roi(frame: np.ndarray, transform: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(roi, cv2.COLOR_BGR2GRAY) if roi.ndim == 3 else roi
 
 
-def paste_face(frame: np.ndarray, box: np.ndarray, face: np.ndarray, feather: float) -> np.ndarray:
+def paste_face(
+    frame: np.ndarray, box: np.ndarray, face: np.ndarray, feather: float, opacity: np.ndarray | None = None
+) -> np.ndarray:
     """Put a face back at full resolution with a soft edge; only pixels inside the box change.
 
     Args:
@@ -224,6 +226,7 @@ def paste_face(frame: np.ndarray, box: np.ndarray, face: np.ndarray, feather: fl
         box: (4,) x1, y1, x2, y2 that `face` fills; need not be square.
         face: (h,w,3) uint8.
         feather: width of the soft edge as a share of the box, 0 for a hard one.
+        opacity: (h,w) float32 in 0..1, how much of each pixel of `face` is seen; None for all of it.
 
     Returns:
         A new (H,W,3) uint8.
@@ -241,7 +244,10 @@ def paste_face(frame: np.ndarray, box: np.ndarray, face: np.ndarray, feather: fl
     pasted = cv2.warpAffine(face, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     columns = _soft_edge(np.arange(left, right), x1, x2, feather * (x2 - x1))
     rows = _soft_edge(np.arange(upper, lower), y1, y2, feather * (y2 - y1))
-    weight = (rows[:, None] * columns[None])[:, :, None]
+    weight = rows[:, None] * columns[None]
+    if opacity is not None:
+        weight *= cv2.warpAffine(opacity, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    weight = weight[:, :, None]
     region = out[upper:lower, left:right]
     region[:] = np.rint(region + weight * (pasted.astype(np.float32) - region)).astype(np.uint8)
     return out

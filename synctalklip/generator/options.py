@@ -31,6 +31,7 @@ class Options:
         sampling: speech at times between two embeddings: "linear" or "nearest".
         longest_gap: seconds without a detected face that are painted nevertheless.
         smoothing: seconds of the moving mean of the face box, as in preparation.
+        shape: what of the painted half is shown: "face", without the corners beside the chin, or "box", all of it.
         feather: width of the soft edge inside the painted region, as a fraction of the box.
         still_fps: frames a second of a picture.
         batch_size: frames painted at once.
@@ -49,6 +50,7 @@ class Options:
     sampling: str
     longest_gap: float
     smoothing: float
+    shape: str
     feather: float
     still_fps: float
     batch_size: int
@@ -60,7 +62,12 @@ class Options:
     progress: bool
 
     def __post_init__(self) -> None:
-        choices = {"tail": ("cut", "keep"), "sampling": ("linear", "nearest"), "precision": PRECISIONS}
+        choices = {
+            "tail": ("cut", "keep"),
+            "sampling": ("linear", "nearest"),
+            "precision": PRECISIONS,
+            "shape": ("face", "box"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise SyncTalklipError(f"{name}={getattr(self, name)}: choose {' or '.join(allowed)}")

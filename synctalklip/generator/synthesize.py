@@ -192,6 +192,7 @@ def paint(
     Args:
         frames: each planned frame with its pixels, which are written into.
     """
+    shape = face_shape() if options.shape == "face" else None
     for batch in _batches(frames, options.batch_size, options.buffer_mb * 2**20):
         chosen = [
             place
@@ -209,7 +210,7 @@ def paint(
                 painted = painter(crops, faces.identity, embeddings)
             with watch.phase("paste"):
                 for place, box, lower in zip(chosen, boxes, painted):
-                    pixels[place] = paste_face(pixels[place], lower_half(box), lower, options.feather)
+                    pixels[place] = paste_face(pixels[place], lower_half(box), lower, options.feather, shape)
         yield from pixels
 
 
@@ -217,6 +218,24 @@ def lower_half(box: np.ndarray) -> np.ndarray:
     """The part of a face box (4,) that is painted."""
     x1, y1, x2, y2 = box
     return np.array([x1, y1 + (y2 - y1) * UPPER_ROWS / FACE_SIZE, x2, y2], np.float32)
+
+
+def face_shape() -> np.ndarray:
+    """How much of the painted half is shown: all of cheeks, mouth and chin, nothing of the corners below.
+
+    The corners show collar, hair and background as they were in the identity frame, which lie elsewhere when the head
+    has moved. The shape is that of the mean face and not of the source's jaw, whose movement is that of other words.
+
+    Returns:
+        (48,96) float32 in 0..1: a quarter-soft superellipse, 1 up to three quarters of the way to its edge.
+    """
+    rows = UPPER_ROWS + np.arange(FACE_SIZE - UPPER_ROWS) + 0.5
+    columns = np.arange(FACE_SIZE) + 0.5
+    x = np.abs(columns / FACE_SIZE - 0.5) / 0.44
+    y = (rows - UPPER_ROWS) / (FACE_SIZE - UPPER_ROWS)
+    radius = (x[None] ** 2.5 + y[:, None] ** 2.5) ** 0.4
+    inwards = np.clip((1 - radius) / 0.25, 0, 1)
+    return (inwards * inwards * (3 - 2 * inwards)).astype(np.float32)
 
 
 def write(

@@ -155,9 +155,10 @@ def test_output_has_the_rate_of_the_source_and_the_speech(make, fps):
     assert json.loads(metadata["comment"])["generated"] is True
 
 
-def test_only_the_lower_half_of_the_box_changes(make):
+@pytest.mark.parametrize("shape", ["face", "box"])
+def test_only_the_lower_half_of_the_box_changes(make, shape):
     shown = [picture(seed) for seed in range(4)]
-    _, frames = make(shown, silence(4))
+    _, frames = make(shown, silence(4), shape=shape)
     for source, frame in zip(source_of(make, 25), frames):
         x1, y1, x2, y2 = geometry(ToyFaces().landmarks(source, ToyFaces().detect(source)[0, :4])[None]).boxes[0]
         changed = (frame != source).any(2)
@@ -167,6 +168,16 @@ def test_only_the_lower_half_of_the_box_changes(make):
         assert rows.max() <= y2
         assert columns.min() >= x1
         assert columns.max() <= x2
+        # Black on grey: what lies beside the chin keeps its collar in the shape of a face only.
+        side, half = x2 - x1, (y1 + y2) / 2
+        beside = changed[
+            round(y2 - 0.08 * side) : round(y2 - 0.03 * side), round(x1 + 0.05 * side) : round(x1 + 0.12 * side)
+        ]
+        assert beside.any() == (shape == "box")
+        middle = frame[
+            round(half + 0.1 * side) : round(half + 0.3 * side), round(x1 + 0.3 * side) : round(x2 - 0.3 * side)
+        ]
+        assert (middle == 0).all()
 
 
 def test_odd_size_is_kept_to_the_pixel_before_encoding(make):
@@ -276,6 +287,7 @@ def test_identity_rules():
         {"batch_size": "x"},
         {"crf": 60},
         {"tial": "cut"},
+        {"shape": "round"},
         {"face": "left"},
         {"face": -1},
         {"face": True},
