@@ -21,7 +21,7 @@ from synctalklip.metrics.misreadings import (
 )  # fmt: skip
 
 TEXTS = ["bin blue at f two now", "set red by p one soon"]
-READ = ["bin blue by f now please", "set red by one soon"]
+READ = ["bin blue by f now", "set red by one soon"]
 ALL = ["lse_over_shift", "wer_by_word_length", "confusions"]
 
 
@@ -44,9 +44,8 @@ def write_curves(run, distances: dict[str, list[float]]):
 
 
 def draw(runs, figures=ALL, readers=None, **settings):
-    return draw_figures(
-        runs, figures, readers, **({"samples": 20, "seed": 1, "fewest": 1, "most_words": 60} | settings)
-    )
+    settings = {"samples": 20, "seed": 1, "fewest": 1, "most_words": 60} | settings
+    return draw_figures(runs, figures, readers, **settings)
 
 
 def test_spelling_to_what_the_lips_show():
@@ -61,7 +60,7 @@ def test_spelling_to_what_the_lips_show():
 
 
 def test_alignment_by_hand():
-    assert align(["a", "b", "c"], ["a", "c", "d"]) == [("a", "a"), ("b", NOTHING), ("c", "c"), (NOTHING, "d")]
+    assert align(list("abcd"), list("acdx")) == [("a", "a"), ("b", NOTHING), ("c", "c"), ("d", "d"), (NOTHING, "x")]
     assert align(["a b", "c"], ["a", "c"]) == [("a b", "a"), ("c", "c")]
     assert align([], ["x"]) == [(NOTHING, "x")]
     assert align(["x"], []) == [("x", NOTHING)]
@@ -79,7 +78,7 @@ def test_confusion_by_hand():
 
 
 def test_errors_by_length_by_hand():
-    # at -> by, two left out, please put in; p left out.
+    # "at" was read as "by", "two" and "p" were left out.
     found = errors_by_length([Readings(tuple(TEXTS), tuple(READ))])
     assert {length: (part.numerator.sum(), part.denominator.sum()) for length, part in found.items()} == {
         1: (1, 2), 2: (1, 2), 3: (1, 6), 4: (0, 2),
@@ -127,7 +126,7 @@ def test_what_cannot_be_drawn_is_named(tmp_path):
         with pytest.raises(MetricError, match=reason):
             draw(*arguments)
     (run.path / "curves.csv").write_text("id,shift,distance\nnobody,0,1\n")
-    with pytest.raises(MetricError, match="curves.csv: is no list of id, shift and distance"):
+    with pytest.raises(MetricError, match=r"curves\.csv: is no list of id, shift and distance"):
         draw([run])
     with pytest.raises(MetricError, match="'svg' is unknown"):
         write_figures({}, tmp_path, ["svg"])
