@@ -7,8 +7,11 @@ import math
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from run_factory import READERS, write_run
 
+from synctalklip.cli import CONFIGS
 from synctalklip.metrics.columns import choose
 from synctalklip.metrics.errors import MetricError
 from synctalklip.metrics.published import read_published
@@ -227,6 +230,16 @@ def test_published_rows_carry_a_dagger_and_are_never_best(tmp_path):
         read_published({"x": entry | {"values": {"lsed": 1}}}, [])
     with pytest.raises(MetricError, match="grade"):
         read_published({"x": entry | {"grade": "rumour"}}, [])
+
+
+def test_published_files_that_ship_are_read_side_by_side():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("table", ["run.dir=x", "published=[lrs2,lrs3]"])
+    rows = read_published(OmegaConf.to_container(cfg.published), [])
+    assert {row.corpus for row in rows} == {"lrs2", "lrs3"}
+    assert [dict(row.values) for row in rows if row.method == "Wav2Lip (reproduced)"] == [
+        {"lse_c": 6.77, "lse_d": 7.15}, {"lse_c": 7.15, "lse_d": 7.0},
+    ]  # fmt: skip
 
 
 def test_missing_clips_are_counted_and_win_nothing(tmp_path):
