@@ -149,19 +149,21 @@ def test_checkpoint_names_its_kind_and_is_read_without_fairseq(conformer):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_overfits_four_clips_and_reads_them(prepared, tmp_path, clips, rois):
-    """Four clips come to be read without an error, by the trainer's validation and by the reader of evaluation."""
+def test_overfits_two_clips_and_reads_them(prepared, tmp_path):
+    """They come to be read without an error, by the trainer's validation and by the reader of evaluation."""
     few = tmp_path / "few"
     shutil.copytree(prepared, few)
     lines = (few / "manifest.jsonl").read_text().splitlines()
-    kept = [line for line in lines if '"split": "train"' in line][:4]
+    kept = [line for line in lines if '"split": "train"' in line][:2]
     (few / "manifest.jsonl").write_text("\n".join(kept) + "\n")
     options = [
-        "fairseq.optimization.max_update=80",
+        "fairseq.optimization.max_update=40",
         "fairseq.optimization.lr=[0.005]",
         "fairseq.dataset.valid_subset=train",
-        "fairseq.dataset.validate_interval=20",
-        "fairseq.checkpoint.save_interval=20",
+        "fairseq.dataset.validate_interval=40",
+        "fairseq.checkpoint.save_interval=40",
+        "fairseq.task.modalities=[video]",
+        "loss.lambda_audio=0",
         "fairseq.criterion.amp_bf16=false",
         "fairseq.model.conformer_dropout=0",
         "fairseq.model.decoder_dropout=0",
@@ -171,7 +173,7 @@ def test_overfits_four_clips_and_reads_them(prepared, tmp_path, clips, rois):
     assert summary(folder)["best"] == 0
     mine = read_manifest(few)
     reader = ClipReader(mine)
-    read = open_reader(folder / "checkpoint_best.pt").read([reader.rois(index) for index in range(4)])
+    read = open_reader(folder / "checkpoint_best.pt").read([reader.rois(index) for index in range(2)])
     assert read == [clip.text for clip in mine]
 
 
