@@ -234,6 +234,14 @@ def test_reading_depends_on_neither_batch_nor_order(conformer, clips, rois, beam
     assert [stored[clip.id] for clip in clips] == together
 
 
+def test_a_folder_reads_as_the_checkpoint_does(conformer, rois, tmp_path):
+    state = checkpoint.load(conformer)
+    task = state["task_state"]
+    stated = {"kind": "conformer", "config": dict(state["cfg"]["model"]), "roi_mode": task["roi_mode"]}
+    checkpoint.save_folder(tmp_path / "shipped", state["model"], stated, task["tokenizer"])
+    assert open_reader(tmp_path / "shipped").read(rois[:4]) == open_reader(conformer).read(rois[:4])
+
+
 def test_sound_is_read_where_it_was_trained_on(conformer, clips):
     expert = load_reader(conformer)
     assert len(list(read_clips(expert, clips, Generation(), ["audio"], 100))) == len(clips)
