@@ -15,6 +15,8 @@ LARGEST = "largest"
 # Faces of nearly the same size are told apart by their place.
 NEARLY_AS_LARGE = 0.8
 SAME_FACE_OVERLAP = 0.3
+# What scores less than this share of the best face is a pattern that looks like one.
+CLEAR = 0.2
 # A lost face may come back this many box sides away, and one side more for every second it was gone.
 REACH = 1.0
 REACH_GROWTH = 1 / 25
@@ -46,28 +48,35 @@ def choose_face(faces: np.ndarray, width: int, height: int, rule: str | int = LA
         width: of the frame.
         height: of the frame.
         rule: "largest" (of several nearly as large, the most central), or the place of the face in the row from left
-            to right, from 0.
+            to right, from 0. What scores far less than the best face does not count.
 
     Returns:
-        Its index, None without faces.
+        Its index in `faces`, None without faces.
 
     Raises:
         FaceError: there are not so many faces.
     """
     if len(faces) == 0:
         return None
-    if rule != LARGEST:
-        if rule >= len(faces):
-            raise FaceError(
-                f"face={rule}, but the first frame with a face shows {len(faces)}; they are counted from left to "
-                f"right, from 0: choose 0{f' to {len(faces) - 1}' if len(faces) > 1 else ''}, or face={LARGEST}"
-            )
-        return int(np.argsort(faces[:, 0] + faces[:, 2], kind="stable")[rule])
-    areas = (faces[:, 2] - faces[:, 0]) * (faces[:, 3] - faces[:, 1])
-    centres = (faces[:, :2] + faces[:, 2:4]) / 2
-    away = np.hypot(*(centres - np.array([width, height]) / 2).T)
-    away[areas < NEARLY_AS_LARGE * areas.max()] = np.inf
-    return int(away.argmin())
+    best = faces[:, 4].max()
+    # With a negative threshold no face may score above 0; then all of them count.
+    clear = np.flatnonzero(faces[:, 4] >= (CLEAR * best if best > 0 else -np.inf))
+    candidates = faces[clear]
+    if rule == LARGEST:
+        areas = (candidates[:, 2] - candidates[:, 0]) * (candidates[:, 3] - candidates[:, 1])
+        centres = (candidates[:, :2] + candidates[:, 2:4]) / 2
+        away = np.hypot(*(centres - np.array([width, height]) / 2).T)
+        away[areas < NEARLY_AS_LARGE * areas.max()] = np.inf
+        place = away.argmin()
+    elif rule < len(candidates):
+        place = np.argsort(candidates[:, 0] + candidates[:, 2], kind="stable")[rule]
+    else:
+        last = f" to {len(candidates) - 1}" if len(candidates) > 1 else ""
+        raise FaceError(
+            f"face={rule}, but the first frame with a face shows {len(candidates)}; they are counted from left to "
+            f"right, from 0: choose 0{last}, or face={LARGEST}"
+        )
+    return int(clear[place])
 
 
 def overlaps(faces: np.ndarray, box: np.ndarray) -> np.ndarray:

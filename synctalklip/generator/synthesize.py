@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -192,7 +193,6 @@ def paint(
     Args:
         frames: each planned frame with its pixels, which are written into.
     """
-    shape = face_shape() if options.shape == "face" else None
     for batch in _batches(frames, options.batch_size, options.buffer_mb * 2**20):
         chosen = [
             place
@@ -210,16 +210,28 @@ def paint(
                 painted = painter(crops, faces.identity, embeddings)
             with watch.phase("paste"):
                 for place, box, lower in zip(chosen, boxes, painted):
-                    pixels[place] = paste_face(pixels[place], lower_half(box), lower, options.feather, shape)
+                    pixels[place] = paste_lower(pixels[place], box, lower, options)
         yield from pixels
 
 
-def lower_half(box: np.ndarray) -> np.ndarray:
-    """The part of a face box (4,) that is painted."""
+def paste_lower(frame: np.ndarray, box: np.ndarray, painted: np.ndarray, options: Options) -> np.ndarray:
+    """A frame with a painted lower half in its place.
+
+    Args:
+        frame: (H,W,3) uint8.
+        box: (4,) x1, y1, x2, y2 of the face, of which the lower half is painted.
+        painted: (48,96,3) uint8.
+        options: `shape` and `feather` count.
+
+    Returns:
+        A new (H,W,3) uint8.
+    """
     x1, y1, x2, y2 = box
-    return np.array([x1, y1 + (y2 - y1) * UPPER_ROWS / FACE_SIZE, x2, y2], np.float32)
+    lower = np.array([x1, y1 + (y2 - y1) * UPPER_ROWS / FACE_SIZE, x2, y2], np.float32)
+    return paste_face(frame, lower, painted, options.feather, face_shape() if options.shape == "face" else None)
 
 
+@cache
 def face_shape() -> np.ndarray:
     """How much of the painted half is shown: all of cheeks, mouth and chin, nothing of the corners below.
 

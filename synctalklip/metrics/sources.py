@@ -14,7 +14,7 @@ import torch
 from synctalklip import checkpoint
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.face import crop_face, paste_face
+from synctalklip.data.face import crop_face
 from synctalklip.data.manifest import Clip
 from synctalklip.metrics.errors import MetricError
 
@@ -87,12 +87,12 @@ class _Stored:
     def pairs(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The lower halves of `faces` pasted into the source's frames, as `scripts/generate.py` does it."""
         from synctalklip.generator.options import Options
-        from synctalklip.generator.synthesize import lower_half
+        from synctalklip.generator.synthesize import paste_lower
         from synctalklip.generator.unet import UPPER_ROWS
 
-        feather = Options.default().feather
+        options = Options.default()
         for frame, box, face in zip(source_frames(reader, index), reader.boxes(index), faces):
-            yield paste_face(frame, lower_half(box), face[UPPER_ROWS:], feather), frame
+            yield paste_lower(frame, box, face[UPPER_ROWS:], options), frame
 
     def facts(self, clip: Clip) -> list[Any]:
         return []

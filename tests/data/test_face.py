@@ -224,9 +224,9 @@ def test_no_gradient_comes_from_outside_the_crop():
 
 
 def test_choose_the_largest_then_the_most_central():
-    small, large = [0, 0, 50, 50, 9], [100, 100, 200, 200, 1]
+    small, large = [0, 0, 50, 50, 3], [100, 100, 200, 200, 1]
     assert choose_face(np.array([small, large], np.float32), 300, 300) == 1
-    left, centre = [0, 100, 100, 200, 9], [105, 105, 200, 200, 1]
+    left, centre = [0, 100, 100, 200, 3], [105, 105, 200, 200, 1]
     assert choose_face(np.array([left, centre], np.float32), 300, 300) == 1
     assert choose_face(np.zeros((0, 5), np.float32), 300, 300) is None
 
@@ -300,8 +300,17 @@ def test_a_larger_face_that_comes_later_is_not_taken():
     assert track.landmarks[:, 33, 0].max() < 140
 
 
+def test_a_pattern_that_looks_a_little_like_a_face_is_not_chosen():
+    # What dlib finds in a JPEG of astronaut(): her face, and a badge that is larger.
+    face, badge = [178.5, 82.5, 266.5, 170.5, 1.49], [122.5, 329.5, 227.5, 434.5, 0.09]
+    for faces in ([face, badge], [badge, face]):
+        chosen = [choose_face(np.array(faces, np.float32), 512, 512, rule) for rule in ("largest", 0)]
+        assert chosen == [faces.index(face)] * 2
+    assert choose_face(np.array([[*badge[:4], -0.3]], np.float32), 512, 512) == 0
+
+
 def test_faces_are_counted_from_left_to_right():
-    right, left, middle = [200, 10, 300, 110, 9], [0, 100, 50, 150, 1], [60, 0, 190, 130, 5]
+    right, left, middle = [200, 10, 300, 110, 4], [0, 100, 50, 150, 1], [60, 0, 190, 130, 5]
     faces = np.array([right, left, middle], np.float32)
     assert [choose_face(faces, 400, 300, rule) for rule in (0, 1, 2)] == [1, 2, 0]
     with pytest.raises(FaceError, match=r"face=3, .* shows 3; .* choose 0 to 2"):
