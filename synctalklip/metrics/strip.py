@@ -1,5 +1,6 @@
 """Picture strips: the same frames of a clip, one row a method."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def evenly(count: int, wanted: int) -> np.ndarray:
 
 def _label(text: str, height: int) -> np.ndarray:
     panel = np.full((height, LABEL_WIDTH, 3), 255, np.uint8)
-    lines = [text[i : i + 18] for i in range(0, min(len(text), 54), 18)]
+    lines = textwrap.wrap(text, 18)[:3]
     for number, line in enumerate(lines):
         place = (4, height // 2 + 14 * number - 7 * (len(lines) - 1))
         cv2.putText(panel, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
@@ -70,7 +71,9 @@ def side_by_side(rows: Sequence[tuple[str, np.ndarray]], scale: int) -> np.ndarr
     for label, pictures in rows:
         large = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
         band = np.full((BAND, large.shape[2], 3), 255, np.uint8)
-        cv2.putText(band, label, (4, BAND - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        width = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)[0][0]
+        size = min(0.45, (large.shape[2] - 8) / max(width, 1))
+        cv2.putText(band, label, (4, BAND - 8), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
         columns.append(np.concatenate([np.broadcast_to(band, (len(large), *band.shape)), large], axis=1))
     return np.concatenate(columns, axis=2)
 
