@@ -21,11 +21,15 @@ from synctalklip.checkpoint import write_atomically
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader, clip_mfcc
 from synctalklip.data.manifest import Clip, Rejected, read_manifest, write_jsonl, write_manifest
+from synctalklip.errors import SyncTalklipError
 from synctalklip.metrics.errors import MetricError
 from synctalklip.metrics.sync import LSE, load_syncnet, score_clip
 
 SAMPLES = media.SAMPLE_RATE // media.FPS
-KEPT, CORRECTED, REJECTED = "kept", "corrected", "rejected"
+KEPT, CORRECTED, REJECTED = OUTCOMES = "kept", "corrected", "rejected"
+CAUSES = UNREADABLE, UNSURE, FAR, STUBBORN = "not measured", "low confidence", "offset too large", "not mended"
+"""Kinds of rejection, as the report counts them: a clip too short or damaged, no sync at all, or an offset that is not
+believed, or that is not gone or leaves no confidence once the sound is moved."""
 
 Measure = Callable[[np.ndarray, np.ndarray], LSE]
 """Faces (T,96,96,3) uint8 and sound (N,) int16 to their offset and confidence."""
@@ -50,7 +54,8 @@ class Verdict:
         offset: frames, see `LSE.offset`; None where it could not be measured.
         confidence: LSE-C.
         left: offset after the correction.
-        reason: of a rejection.
+        cause: of a rejection, one of `CAUSES`.
+        reason: the same with its numbers, in a sentence.
     """
 
     id: str
@@ -59,6 +64,7 @@ class Verdict:
     offset: int | None = None
     confidence: float | None = None
     left: int | None = None
+    cause: str = ""
     reason: str = ""
 
 
@@ -73,39 +79,48 @@ def move_sound(wave: np.ndarray, frames: int) -> np.ndarray:
     return moved
 
 
-def judge(clip: Clip, reader: ClipReader, index: int, measure: Measure, limits: Limits) -> tuple[Verdict, np.ndarray]:
-    """What is to be done with a clip, and its sound after that."""
-    wave, faces = reader.wave(index), reader.faces(index)
+def judge(clip: Clip, measure: Measure, limits: Limits) -> tuple[Verdict, np.ndarray | None]:
+    """What is to be done with a clip, and its sound (N,) int16 where that is to be corrected."""
+    reader, told = ClipReader([clip]), {}
+
+    def reject(cause: str, reason: str) -> tuple[Verdict, None]:
+        return Verdict(clip.id, clip.split, REJECTED, **told, cause=cause, reason=reason), None
+
     try:
+        wave, faces = reader.wave(0), reader.faces(0)
         found = measure(faces, wave)
-    except MetricError as error:
-        return Verdict(clip.id, clip.split, REJECTED, reason=str(error)), wave
-    told = {"offset": found.offset, "confidence": found.confidence}
-
-    def reject(reason: str, **more: int) -> tuple[Verdict, np.ndarray]:
-        return Verdict(clip.id, clip.split, REJECTED, **told, **more, reason=reason), wave
-
+    except SyncTalklipError as error:
+        return reject(UNREADABLE, str(error))
+    told |= {"offset": found.offset, "confidence": found.confidence}
     if found.confidence < limits.min_confidence:
-        return reject(f"sync confidence {found.confidence:.3f} is below {limits.min_confidence:g}")
+        return reject(UNSURE, f"sync confidence {found.confidence:.3f} is below {limits.min_confidence:g}")
     if abs(found.offset) > limits.max_offset:
-        return reject(f"an offset of {found.offset} frames is beyond {limits.max_offset}")
+        return reject(FAR, f"an offset of {found.offset} frames is beyond {limits.max_offset}")
     if abs(found.offset) <= limits.tolerance:
-        return Verdict(clip.id, clip.split, KEPT, **told), wave
+        return Verdict(clip.id, clip.split, KEPT, **told), None
     # Sound that comes late has a negative offset, and has to come earlier by as much.
     moved = move_sound(wave, found.offset)
-    left = measure(faces, moved).offset
-    if abs(left) > limits.tolerance:
-        return reject(f"offset {found.offset} frames, and still {left} after the correction", left=left)
-    return Verdict(clip.id, clip.split, CORRECTED, **told, left=left), moved
+    after = measure(faces, moved)
+    told["left"] = after.offset
+    if abs(after.offset) > limits.tolerance:
+        return reject(STUBBORN, f"offset {found.offset} frames, and still {after.offset} after the correction")
+    # The next run measures what this one writes, and must not reject it.
+    if after.confidence < limits.min_confidence:
+        return reject(
+            STUBBORN,
+            f"offset {found.offset} frames, and after the correction a sync confidence of {after.confidence:.3f}, "
+            f"below {limits.min_confidence:g}",
+        )
+    return Verdict(clip.id, clip.split, CORRECTED, **told), moved
 
 
 def filter_clips(clips: Sequence[Clip], measure: Measure, limits: Limits, apply: bool) -> list[Verdict]:
     """Judge clips one after the other and, where `apply`, write corrected sound at once."""
     verdicts = []
     for clip in tqdm(clips, "sync", unit="clip"):
-        verdict, wave = judge(clip, ClipReader([clip]), 0, measure, limits)
-        if apply and verdict.outcome == CORRECTED:
-            media.write_wav(clip.wav, wave)
+        verdict, corrected = judge(clip, measure, limits)
+        if apply and corrected is not None:
+            media.write_wav(clip.wav, corrected)
         verdicts.append(verdict)
     return verdicts
 
@@ -132,34 +147,59 @@ def take_out(prepared: Path, verdicts: Sequence[Verdict]) -> None:
     write_manifest(manifest, kept)
 
 
+def summary(verdicts: Sequence[Verdict]) -> dict[str, dict]:
+    """By split: clips of each outcome, rejections of each cause, clips at each offset in frames before and after."""
+
+    def of(split: str) -> dict:
+        chosen = [verdict for verdict in verdicts if verdict.split == split]
+        outcomes, causes = (Counter(getattr(verdict, name) for verdict in chosen) for name in ("outcome", "cause"))
+        before = Counter(verdict.offset for verdict in chosen if verdict.offset is not None)
+        after = Counter(
+            verdict.left if verdict.outcome == CORRECTED else verdict.offset
+            for verdict in chosen
+            if verdict.outcome != REJECTED
+        )
+        return {
+            **{outcome: outcomes[outcome] for outcome in OUTCOMES},
+            "causes": {cause: causes[cause] for cause in CAUSES if causes[cause]},
+            "before": dict(sorted(before.items())),
+            "after": dict(sorted(after.items())),
+        }
+
+    return {split: of(split) for split in sorted({verdict.split for verdict in verdicts})}
+
+
 def report(verdicts: Sequence[Verdict], applied: bool) -> str:
-    """Counts by split, offsets before and after, reasons; Markdown."""
-    splits = sorted({verdict.split for verdict in verdicts})
-    counts = Counter((verdict.split, verdict.outcome) for verdict in verdicts)
-    outcomes = (KEPT, CORRECTED, REJECTED)
-    rows = [[split, *(str(counts[split, outcome]) for outcome in outcomes)] for split in splits]
-    before = Counter(verdict.offset for verdict in verdicts if verdict.offset is not None)
-    after = Counter(
-        verdict.left if verdict.outcome == CORRECTED else verdict.offset
-        for verdict in verdicts
-        if verdict.outcome != REJECTED
-    )
-    offsets = [[f"{offset:+d}", str(before[offset]), str(after[offset])] for offset in sorted({*before, *after})]
+    """`summary` and every rejection with its reason, Markdown."""
+    splits = summary(verdicts)
+    outcomes = [[split, *(str(counts[outcome]) for outcome in OUTCOMES)] for split, counts in splits.items()]
+    sides = [(split, side) for split in splits for side in ("before", "after")]
+    found = sorted({offset for split, side in sides for offset in splits[split][side]})
+    offsets = [
+        [f"{offset:+d}", *(str(splits[split][side].get(offset, 0)) for split, side in sides)] for offset in found
+    ]
+    causes = [
+        [cause, *(str(counts["causes"].get(cause, 0)) for counts in splits.values())]
+        for cause in CAUSES
+        if any(cause in counts["causes"] for counts in splits.values())
+    ]
     parts = [
         "# Sync of a corpus",
         "" if applied else "Measured only; nothing was changed.\n",
-        table(["split", *outcomes], rows),
+        table(["split", *OUTCOMES], outcomes),
         "",
-        table(["offset, frames", "clips before", "clips after"], offsets),
+        table(["offset, frames", *(f"{split} {side}" for split, side in sides)], offsets),
         "",
-        "A negative offset is a sound that comes late.",
+        "Clips at each offset; a negative one is a sound that comes late.",
     ]
+    if causes:
+        parts += ["", table(["rejected for", *splits], causes), ""]
     parts += [f"- {verdict.id}: {verdict.reason}" for verdict in verdicts if verdict.outcome == REJECTED]
     return "\n".join(parts) + "\n"
 
 
 def filter_sync(cfg: DictConfig) -> str:
-    """Run `configs/filter_sync.yaml`; writes `report.md` and `verdicts.jsonl` into `cfg.run.dir`.
+    """Run `configs/filter_sync.yaml`; writes `report.md`, `report.json` and `verdicts.jsonl` into `cfg.run.dir`.
 
     Returns:
         The report.
@@ -179,6 +219,8 @@ def filter_sync(cfg: DictConfig) -> str:
     text, folder = report(verdicts, cfg.apply), Path(cfg.run.dir)
     write_jsonl(folder / "verdicts.jsonl", (asdict(verdict) for verdict in verdicts))
     write_atomically(folder / "report.md", lambda part: part.write_text(text, encoding="utf-8"))
+    counts = json.dumps({"applied": cfg.apply, "splits": summary(verdicts)}, indent=1)
+    write_atomically(folder / "report.json", lambda part: part.write_text(counts + "\n", encoding="utf-8"))
     if cfg.apply:
         take_out(Path(cfg.data.prepared), verdicts)
     return text
