@@ -1,4 +1,4 @@
-"""Measure the speed of a stage: python scripts/benchmark.py stage1, stage2 or inference"""
+"""Measure the speed of a stage: python scripts/benchmark.py stage1, stage2, inference or sync"""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from synctalklip.cli import entry
 
-STAGES = ("stage1", "stage2", "inference")
+STAGES = ("stage1", "stage2", "inference", "sync")
 
 
 @entry("benchmark")

@@ -84,3 +84,18 @@ class WholePrefix:
     def decode(self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor, state: object = None) -> Tensor:
         """Logits of all tokens; the state is left alone."""
         return self._decode(prev_tokens, embeddings, padding_mask)
+
+
+def syncnet_windows(model: torch.nn.Module, faces: Tensor, mfcc: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings (W, D) of the lips and of the sound, each window of five frames by itself.
+
+    Faces are (T, 96, 96, 3) uint8, MFCC (4T, 13).
+    """
+    device = next(model.parameters()).device
+    video, audio = [], []
+    for start in range(len(faces) - 4):
+        pixels = model.pixels(faces[start : start + 5].to(device))
+        sound = mfcc[4 * start : 4 * start + 20].T.to(device)
+        video.append(model.embed_video(pixels[None]))
+        audio.append(model.embed_audio(sound[None, None]))
+    return torch.cat(video), torch.cat(audio)

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import naive
 import numpy as np
 import pytest
 import torch
@@ -143,19 +144,27 @@ def clip(frames: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("structure", ["public", "small"])
 def test_whole_clip_equals_windows(structure):
-    """Each frame passes the trunk once; the result is that of one window at a time."""
+    """Each frame passes the per-frame layers once; the result is that of one window at a time."""
     torch.manual_seed(0)
     model = build_syncnet(structure, chunk=3).eval()
     faces, mfcc = clip(11)
-    video, audio = model.embed_clip(faces, mfcc)
-    assert video.shape == audio.shape
-    assert len(video) == 7
     with torch.no_grad():
-        for w in range(7):
-            window = model.pixels(faces[w : w + 5])[None]
-            assert torch.allclose(model.embed_video(window)[0], video[w], atol=1e-4)
-            sound = mfcc[4 * w : 4 * w + 20].T[None, None]
-            assert torch.allclose(model.embed_audio(sound)[0], audio[w], atol=1e-4)
+        expected = naive.syncnet_windows(model, faces, mfcc)
+    for found, value in zip(model.embed_clip(faces, mfcc), expected):
+        assert len(found) == 7
+        assert torch.allclose(found, value, atol=1e-4)
+
+
+def test_small_passes_each_frame_once():
+    model = SmallSyncNet().eval()
+    images = []
+    model.frame_trunk.register_forward_hook(lambda _, given, __: images.append(len(given[0])))
+    faces, mfcc = clip(20)
+    model.embed_clip(faces, mfcc)
+    whole, _ = sum(images), images.clear()
+    with torch.no_grad():
+        naive.syncnet_windows(model, faces, mfcc)
+    assert (whole, sum(images)) == (20, 16 * 5)
 
 
 def test_small_sees_only_the_lower_half():
