@@ -65,7 +65,7 @@ class SegmentBatches(Dataset):
 
     Args:
         reader: clips of the training split.
-        cfg: `train` node of the config (batch_size, frames, steps, shift, gain).
+        cfg: `train` node of the config (batch_size, frames, steps, shift, gain, colour, channel).
         seed: seed of the run.
         rank: which of the `world` processes asks; each takes its share of the batch.
         world: number of processes.
