@@ -73,13 +73,16 @@ def _sound_pieces(
     frames: Iterable[av.AudioFrame], origin: Fraction | None, sample_rate: int, path: Path
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Runs of unbroken sound as (first sample, (n,) int16); a hole or a change of format ends a run."""
-    resampler, parts, start, kind, expected = None, [], Fraction(0), None, Fraction(0)
+    resampler, collected, start, kind, expected = None, bytearray(), Fraction(0), None, Fraction(0)
+
+    def collect(frame: av.AudioFrame | None) -> None:
+        # Bytes, because many small arrays would hold an hour of sound twice.
+        for part in resampler.resample(frame):
+            collected.extend(part.to_ndarray().tobytes())
 
     def piece() -> tuple[int, np.ndarray]:
-        parts.extend(resampler.resample(None))
-        # A sound of a few samples may leave the resampler without a part.
-        runs = [np.zeros(0, np.int16), *(part.to_ndarray()[0] for part in parts)]
-        return round(start * sample_rate), np.concatenate(runs)
+        collect(None)
+        return round(start * sample_rate), np.frombuffer(collected, np.int16)
 
     for frame in frames:
         stamp = frame.pts * frame.time_base if frame.pts is not None else None
@@ -99,12 +102,12 @@ def _sound_pieces(
                 start = max(time, expected)
             else:
                 start = time
-            resampler, parts, kind = av.AudioResampler("s16", "mono", sample_rate), [], _kind(frame)
+            resampler, collected, kind = av.AudioResampler("s16", "mono", sample_rate), bytearray(), _kind(frame)
             expected = start
         # Only lengths are counted from here on: stamps of compressed sound are rounded.
         expected += Fraction(frame.samples, frame.sample_rate)
         frame.pts = None
-        parts.extend(resampler.resample(frame))
+        collect(frame)
     yield piece()
 
 
