@@ -112,7 +112,7 @@ class ResEncoder(nn.Module):
         # Five neighbouring frames become five channels: the same sums as the 3-D convolution, on the
         # channels-last 2-D kernels, which are faster on CPUs and GPUs alike.
         windows = F.pad(video[:, 0], (0, 0, 0, 0, REACH, REACH)).unfold(1, 2 * REACH + 1, 1)  # (B, T, H, W, 5)
-        windows = windows.flatten(0, 1) if chosen is None else windows[chosen]
+        windows = windows.flatten(0, 1).contiguous() if chosen is None else windows[chosen]
         x = F.conv2d(windows.permute(0, 3, 1, 2), conv.weight[:, 0], stride=2, padding=3)
         x = norm(x)
         # The two may change places where the slope is nowhere negative, and a quarter of the values is left.
