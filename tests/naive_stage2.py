@@ -50,6 +50,22 @@ def naive_contrastive(audio: Tensor, video: Tensor, negatives: Tensor) -> Tensor
     return torch.stack(rows).mean()
 
 
+def naive_sampled_contrastive(audio: Tensor, video: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The loop of the public code (facts parts 2.3 and 6.2, row 8): lots drawn row by row on the processor, all
+    negatives gathered, one distance after the other.
+
+    Returns:
+        The loss, video the anchor, and the sounds that were drawn, (N,count).
+    """
+    audio = audio / audio.norm(dim=1, keepdim=True)
+    video = video / video.norm(dim=1, keepdim=True)
+    lots = torch.ones(len(audio), len(audio)).fill_diagonal_(0)
+    drawn = torch.stack([torch.multinomial(lots[i], count) for i in range(len(audio))])
+    others = audio[drawn]
+    apart = torch.stack([(video - others[:, k]).abs().sum(1) for k in range(count)], dim=1)
+    return ((audio - video).abs().sum(1) - apart.mean(1)).mean(), drawn
+
+
 def naive_audio_infonce(audio: Tensor, video: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """TalkLip's contrastive loss (facts part 2.3), row by row."""
     audio = audio / audio.norm(dim=1, keepdim=True)

@@ -190,6 +190,7 @@ def test_a_step_of_stage_2_is_timed_in_all_its_phases_and_teaches_both_players(t
         {name: value.clone() for name, value in net.state_dict().items()} for net in (players.generator, players.critic)
     ]
     spent = stage2.step_seconds(players, batch, torch.device("cpu"))
+    assert stage2.data_seconds(cfg, players, tmp_path / "clips") > 0
     AcceleratorState._reset_state(reset_partial_state=True)
     assert tuple(spent) == stage2.PHASES
     for old, net in zip(before, (players.generator, players.critic)):

@@ -18,29 +18,31 @@ from synctalklip.data.features import normalize_roi
 
 
 class ClipCache:
-    """Tensors by clip, kept while they fit; a clip that does not fit is computed every time.
+    """Tensors by kind and clip, kept on their device while they fit; one that does not is computed every time.
 
     Args:
-        limit: bytes.
+        limit: bytes of all kinds together.
     """
 
     def __init__(self, limit: int):
         self.limit, self.held = limit, 0
-        self._kept: dict[str, Tensor] = {}
+        self._kept: dict[tuple[str, str], Tensor] = {}
 
-    def get(self, clip: str, make: Callable[[], Tensor]) -> Tensor:
+    def get(self, kind: str, clip: str, make: Callable[[], Tensor]) -> Tensor:
         """The tensor of a clip, made without gradients when it is not there."""
-        if clip not in self._kept:
+        key = kind, clip
+        if key not in self._kept:
             with torch.no_grad():
                 value = make()
             if self.held + value.nbytes > self.limit:
                 return value
-            self._kept[clip], self.held = value, self.held + value.nbytes
-        return self._kept[clip]
+            self._kept[key], self.held = value, self.held + value.nbytes
+        return self._kept[key]
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._kept, self.held = {}, 0
+    def forget(self, kind: str) -> None:
+        """Drop the tensors of a kind, and what they hold of the limit."""
+        self._kept = {key: value for key, value in self._kept.items() if key[0] != kind}
+        self.held = sum(value.nbytes for value in self._kept.values())
 
 
 class Frozen:
@@ -48,12 +50,12 @@ class Frozen:
 
     Args:
         expert: frozen AV-SyncNet.
-        megabytes: memory for each kind of feature.
+        megabytes: memory of the device for all features together.
     """
 
     def __init__(self, expert: Expert, megabytes: int):
         self.expert = expert
-        self._lips, self._expert_sound, self._own_sound = (ClipCache(megabytes * 2**20) for _ in range(3))
+        self._cache = ClipCache(megabytes * 2**20)
 
     def lips(self, batch: Mapping[str, Any], clips: int | None) -> Tensor:
         """ResNet features of the recorded lips of the first `clips` clips, (B,T,F), zero on padding."""
@@ -62,31 +64,31 @@ class Frozen:
             video = normalize_roi(batch["rois"][row : row + 1, :frames]).unsqueeze(1)
             return self.expert.video_features(video)[0]
 
-        return self._rows(self._lips, batch, clips, make, altered=False)
+        return self._rows("lips", batch, clips, make, altered=False)
 
     def expert_sound(self, batch: Mapping[str, Any], clips: int | None) -> Tensor:
         """The expert's embeddings of the sound of the first `clips` clips, (B,T,D)."""
-        return self._sound(self._expert_sound, lambda audio: self.expert.encode(audio, None), batch, clips)
+        return self._sound("expert_sound", lambda audio: self.expert.encode(audio, None), batch, clips)
 
     def own_sound(self, encode: Callable[[Tensor], Tensor], batch: Mapping[str, Any]) -> Tensor:
         """The same of the generator's encoder while that does not learn; `encode` maps (1,104,T) to (1,T,D)."""
-        return self._sound(self._own_sound, encode, batch, None)
+        return self._sound("own_sound", encode, batch, None)
 
     def forget_own_sound(self) -> None:
         """The generator's encoder has begun to learn."""
-        self._own_sound.clear()
+        self._cache.forget("own_sound")
 
     def _sound(
-        self, cache: ClipCache, encode: Callable[[Tensor], Tensor], batch: Mapping[str, Any], clips: int | None
+        self, kind: str, encode: Callable[[Tensor], Tensor], batch: Mapping[str, Any], clips: int | None
     ) -> Tensor:
         def make(row: int, frames: int) -> Tensor:
             return encode(batch["audio"][row : row + 1, :, :frames])[0]
 
-        return self._rows(cache, batch, clips, make, altered=True)
+        return self._rows(kind, batch, clips, make, altered=True)
 
     def _rows(
         self,
-        cache: ClipCache,
+        kind: str,
         batch: Mapping[str, Any],
         clips: int | None,
         make: Callable[[int, int], Tensor],
@@ -100,7 +102,7 @@ class Frozen:
                 with torch.no_grad():
                     rows.append(make(row, frames))
             else:
-                rows.append(cache.get(name, lambda row=row, frames=frames: make(row, frames)))
+                rows.append(self._cache.get(kind, name, lambda row=row, frames=frames: make(row, frames)))
         stacked = pad_sequence(rows, batch_first=True)
         missing = batch["padding_mask"].shape[1] - stacked.shape[1]
         return torch.nn.functional.pad(stacked, (0, 0, 0, missing)) if missing else stacked

@@ -82,25 +82,28 @@ class Trainer(Players):
 
     def _train(self, logger: SummaryWriter, bar: tqdm) -> None:
         """Train to the last step, or to a rewind."""
-        options, watch = self.options, Stopwatch()
+        options, watch, images = self.options, Stopwatch(), 0
         for batch in watch.watch(self._batches(), "data"):
             self.advance(batch)
             bar.update()
+            images += len(batch["target"])
             last = self.step == options["steps"]
             if last or self.step % options["log_every"] == 0:
                 alarms = self._report(logger, bar)
-                self._log_speed(logger, watch, options["log_every"])
+                self._log_speed(logger, watch, images)
                 watch.restart()
+                images = 0
                 if alarms and self.monitor.may_rewind and self.rewind():
                     bar.reset()
                     bar.update(self.step)
                     return
-            if last or self.step % options["valid_every"] == 0:
-                values = self.validate(logger)
-                self._log(logger, bar, "valid", values)
-                self.switch.observe(values)
-            if last or self.step % options["save_every"] == 0:
-                self.save()
+            with watch.phase("pause"):
+                if last or self.step % options["valid_every"] == 0:
+                    values = self.validate(logger)
+                    self._log(logger, bar, "valid", values)
+                    self.switch.observe(values)
+                if last or self.step % options["save_every"] == 0:
+                    self.save()
 
     def _batches(self) -> Iterator[Batch]:
         for done, batch in enumerate(self.data.loader("train", skip=self.step), start=self.step + 1):
@@ -153,13 +156,14 @@ class Trainer(Players):
             log.warning("step %d: %s", self.step, sentence)
         return bool(alarms)
 
-    def _log_speed(self, logger: SummaryWriter, watch: Stopwatch, steps: int) -> None:
-        """Steps a second, and the share of the time in which the step waited for its clips."""
-        total = watch.total()
-        share = watch.seconds()["data"] / total
-        logger.add_scalar("speed/steps_per_second", steps / total, self.step)
+    def _log_speed(self, logger: SummaryWriter, watch: Stopwatch, images: int) -> None:
+        """Images a second, and the share of the time in which the steps waited for their clips."""
+        spent = watch.seconds()
+        steps = watch.total() - spent.get("pause", 0.0)
+        rate, share = images * self.accelerator.num_processes / steps, spent["data"] / steps
+        logger.add_scalar("speed/images_per_second", rate, self.step)
         logger.add_scalar("speed/data_share", share, self.step)
-        log.info("step %d: %.2f steps/s, %.0f %% of the time waiting for data", self.step, steps / total, 100 * share)
+        log.info("step %d: %.1f images/s, %.0f %% of the time waiting for data", self.step, rate, 100 * share)
 
     def _log(self, logger: SummaryWriter, bar: tqdm, split: str, values: Mapping[str, float]) -> None:
         weights = self.objective.weights_at(self.step - 1)

@@ -67,7 +67,7 @@ def test_killed_and_resumed_equals_straight(configure, monkeypatch, overrides):
 
 
 def test_what_does_not_fit_is_computed_every_time():
-    cache, made = ClipCache(limit=40), []
+    cache, made = ClipCache(limit=70), []
 
     def make(name):
         def run():
@@ -76,11 +76,14 @@ def test_what_does_not_fit_is_computed_every_time():
 
         return run
 
-    for name in ("a", "bb", "a", "bb"):
-        assert cache.get(name, make(name))[0] == len(name)
-    assert made == ["a", "bb", "bb"]
+    for name in ("a", "bb", "ccc", "a", "bb", "ccc"):
+        assert cache.get("lips" if name == "a" else "sound", name, make(name))[0] == len(name)
+    assert made == ["a", "bb", "ccc", "ccc"]
+    assert cache.held == 64
+    # A kind that is forgotten makes room; the others stay.
+    cache.forget("sound")
     assert cache.held == 32
-    cache.clear()
-    cache.get("bb", make("bb"))
-    assert_equal_states({"x": cache.get("bb", make("never"))}, {"x": torch.full((8,), 2.0)})
+    cache.get("sound", "ccc", make("ccc"))
+    assert_equal_states({"x": cache.get("sound", "ccc", make("never"))}, {"x": torch.full((8,), 3.0)})
+    assert torch.equal(cache.get("lips", "a", make("never")), torch.full((8,), 1.0))
     assert "never" not in made

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from naive_stage2 import naive_audio_infonce, naive_contrastive, naive_insert
+from naive_stage2 import naive_audio_infonce, naive_contrastive, naive_insert, naive_sampled_contrastive
 
 from synctalklip import losses
 from synctalklip.data.features import normalize_roi
@@ -135,3 +135,14 @@ def test_contrastive_forms_equal_their_loops():
         similar = losses.audio_negatives(audio, video)
         expected = naive_audio_infonce(audio, video, negatives, 0.07)
         torch.testing.assert_close(losses.infonce(similar, negatives, 0.07), expected)
+
+
+def test_sampled_negatives_give_what_the_public_loop_gives_with_its_gradients():
+    torch.manual_seed(2)
+    pair = [torch.randn(9, 6, requires_grad=True) for _ in range(2)]
+    expected, drawn = naive_sampled_contrastive(*pair, count=4)
+    negatives = torch.zeros(9, 9, dtype=torch.bool).scatter_(1, drawn, True)
+    found = losses.cross_modal_contrastive(losses.AVDistance(6).matrix(*pair).T, negatives)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found, pair), torch.autograd.grad(expected, pair)):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)

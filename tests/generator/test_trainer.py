@@ -66,6 +66,36 @@ def test_a_run_writes_scalars_samples_and_a_generator_that_loads(configure, prep
     assert (painted - own).abs().max() < 0.05  # the trainer paints in bf16
 
 
+def test_the_share_of_waiting_for_data_leaves_validation_and_saving_out(configure, monkeypatch):
+    """A batch takes a second, a step three, all else a hundred."""
+    clock, images = [0.0], []
+
+    def spends(seconds, value=None):
+        def work(*arguments):
+            clock[0] += seconds
+            return arguments[1] if value is None else value
+
+        return work
+
+    def advance(self, batch):
+        images.append(len(batch["target"]))
+        spends(3.0)(self, batch)
+        self.step += 1
+
+    monkeypatch.setattr("synctalklip.generator.stopwatch.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(Trainer, "_to_device", spends(1.0))
+    monkeypatch.setattr(Trainer, "validate", spends(100.0, {"l1": 1.0}))
+    monkeypatch.setattr(Trainer, "save", spends(100.0, {}))
+    every = [f"trainer.{name}=1" for name in ("valid_every", "save_every")]
+    trainer = Trainer(configure("trainer.log_every=2", "trainer.steps=3", *every))
+    trainer.run()
+    events = EventAccumulator(str(trainer.output / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("speed/data_share")] == [0.25, 0.25]
+    rates = [event.value for event in events.Scalars("speed/images_per_second")]
+    assert rates == pytest.approx([sum(images[:2]) / 8, images[2] / 4])
+
+
 def test_the_critic_gets_its_own_gradients_only(configure):
     trainer = Trainer(configure("optim.discriminator.clip=null"))
     batch = first_batch(trainer)
