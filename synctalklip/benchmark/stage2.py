@@ -178,6 +178,24 @@ def step_seconds(players: Players, batch: Batch, device: torch.device) -> dict[s
     return found
 
 
+class Form:
+    """Both players under settings of their own.
+
+    A process knows one precision at a time: what accelerate shares among all is put back before every step.
+    """
+
+    def __init__(self, cfg: DictConfig, folder: Path, overrides: list[str]):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self.players = make_players(cfg, folder, overrides)
+        self._shared = dict(AcceleratorState._shared_state)
+
+    def step_seconds(self, batch: Batch, device: torch.device) -> dict[str, float]:
+        """See the function of that name."""
+        AcceleratorState._shared_state.clear()
+        AcceleratorState._shared_state.update(self._shared)
+        return step_seconds(self.players, batch, device)
+
+
 def data_seconds(cfg: DictConfig, players: Players, folder: Path) -> float:
     """Wall time in which one worker reads clips of the configured number and length and makes a batch of them."""
     size = cfg.stage2
@@ -194,16 +212,18 @@ def data_seconds(cfg: DictConfig, players: Players, folder: Path) -> float:
 def _whole_steps(cfg: DictConfig, device: torch.device) -> list[str]:
     batch = fake_batch(cfg, device)
     images = len(batch["clip"])
-    times: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, overrides in {"ours": list(cfg.stage2.ours), "plain": PLAIN}.items():
-            # One process knows one precision at a time.
-            AcceleratorState._reset_state(reset_partial_state=True)
-            players = make_players(cfg, Path(folder), overrides)
-            # The first round fills caches and does not count.
-            rounds = tqdm(range(cfg.repeats + 1), desc=f"steps, {name}", disable=None)
-            times[name] = [step_seconds(players, batch, device) for _ in rounds]
-        data = data_seconds(cfg, players, Path(folder) / "clips")
+        forms = {
+            name: Form(cfg, Path(folder), overrides)
+            for name, overrides in {"ours": list(cfg.stage2.ours), "plain": PLAIN}.items()
+        }
+        # The first round fills caches and does not count. In turn, so that a busy moment of the machine meets both.
+        rounds = tqdm(range(cfg.repeats + 1), desc="steps", disable=None)
+        times = {name: [] for name in forms}
+        for _ in rounds:
+            for name, form in forms.items():
+                times[name].append(form.step_seconds(batch, device))
+        data = data_seconds(cfg, forms["plain"].players, Path(folder) / "clips")
     rows, totals = [], {}
     for name, rounds in times.items():
         medians = {phase: statistics.median(one[phase] for one in rounds[1:]) for phase in PHASES}

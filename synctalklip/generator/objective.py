@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from synctalklip import losses
 from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.face import faces_to_rois
-from synctalklip.data.features import normalize_roi
+from synctalklip.data.features import CROP_SIZE, normalize_roi
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.frozen import Frozen
 from synctalklip.generator.schedule import LossSchedule
@@ -130,9 +130,18 @@ def insert_faces(
     """
     # Outside autocast: half precision cannot hold the coordinates of the warp.
     with torch.autocast(generated.device.type, enabled=False):
-        painted = faces_to_rois(generated, matrices, rois[clip, frame].float() / 255)
-        video = normalize_roi(rois).index_put((clip, frame), normalize_roi(painted))
-    return video.masked_fill(padding_mask[:, :, None, None], 0).unsqueeze(1)
+        rois, matrices = middle_of(rois, matrices)
+        painted = normalize_roi(faces_to_rois(generated, matrices, rois[clip, frame].float() / 255))
+        # In place, in an order in which autograd need not know of the untouched frames: no whole clip is copied.
+        video = normalize_roi(rois).masked_fill_(padding_mask[:, :, None, None], 0)
+        return video.index_put_((clip, frame), painted).unsqueeze(1)
+
+
+def middle_of(rois: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of ROIs (...,96,96) that the expert sees, (...,88,88), and matrices (N,2,3) that lead into it."""
+    edge = (rois.shape[-1] - CROP_SIZE) // 2
+    moved = torch.cat([matrices[:, :, :2], matrices[:, :, 2:] - edge], dim=2)
+    return rois[..., edge : edge + CROP_SIZE, edge : edge + CROP_SIZE], moved
 
 
 class Objective:
