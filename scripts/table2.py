@@ -7,14 +7,13 @@ from synctalklip.cli import entry
 
 @entry("table2")
 def main(cfg: DictConfig) -> None:
-    import torch
-
     from synctalklip.avsyncnet.decode import Generation
     from synctalklip.avsyncnet.table2 import compare, tables, write
     from synctalklip.data.manifest import read_manifest
+    from synctalklip.device import choose_device
 
     clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
-    device = "cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu"
+    device = choose_device(cfg.device)
     generation = Generation(**OmegaConf.to_container(cfg.generation))
     results = compare(OmegaConf.to_container(cfg.models), clips, generation, cfg.batch_frames, device)
     described = f"{cfg.data.name}, {cfg.split} split, {len(clips)} clips; beam {generation.beam}"

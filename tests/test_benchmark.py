@@ -17,9 +17,10 @@ from synctalklip.avsyncnet import masking
 from synctalklip.avsyncnet.config import AVHubertConfig
 from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.transformer import Attention
-from synctalklip.benchmark.timing import Comparison, count_flops, table
+from synctalklip.benchmark.timing import Comparison, count_flops
 from synctalklip.cli import CONFIGS
 from synctalklip.losses import cosine_logits
+from synctalklip.markdown import table
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {

@@ -116,18 +116,7 @@ class ConformerReader(nn.Module):
         )
         self.feature_extractor_audio = AudioFrontend(config.audio_feat_dim, dim) if config.hear else None
         self.encoder = ConformerEncoder(config)
-        self.decoder = TextDecoder(
-            config.vocab_size,
-            config.decoder_layers,
-            config.decoder_embed_dim,
-            config.decoder_ffn_embed_dim,
-            config.decoder_attention_heads,
-            dim,
-            dropout=config.decoder_dropout,
-            attention_dropout=config.decoder_attention_dropout,
-            activation_dropout=config.decoder_activation_dropout,
-            max_positions=config.max_target_positions,
-        )
+        self.decoder = TextDecoder.from_config(config, dim)
         self.ctc_proj = nn.Linear(dim, config.vocab_size) if config.ctc else None
 
     def encode(

@@ -6,6 +6,7 @@ State-dict names are those of fairseq's transformer decoder.
 """
 
 import math
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +162,22 @@ class TextDecoder(nn.Module):
         nn.init.normal_(self.embed_tokens.weight, 0, dim**-0.5)
         with torch.no_grad():
             self.embed_tokens.weight[PAD].zero_()
+
+    @classmethod
+    def from_config(cls, config: Any, memory_dim: int) -> Self:
+        """Build from the `decoder_*` fields, `vocab_size` and `max_target_positions` of a model's configuration."""
+        return cls(
+            config.vocab_size,
+            config.decoder_layers,
+            config.decoder_embed_dim,
+            config.decoder_ffn_embed_dim,
+            config.decoder_attention_heads,
+            memory_dim,
+            dropout=config.decoder_dropout,
+            attention_dropout=config.decoder_attention_dropout,
+            activation_dropout=config.decoder_activation_dropout,
+            max_positions=config.max_target_positions,
+        )
 
     def forward(
         self,

@@ -56,7 +56,7 @@ class AVSyncNet(nn.Module):
     """
 
     encoder_class: type[nn.Module] = SpeechEncoder
-    decoder_class: type[nn.Module] = TextDecoder
+    decoder_class: type[TextDecoder] = TextDecoder
 
     def __init__(self, config: AVSyncNetConfig):
         super().__init__()
@@ -64,18 +64,7 @@ class AVSyncNet(nn.Module):
         dim = config.encoder_embed_dim
         self.config = config
         self.encoder = self.encoder_class(config)
-        self.decoder = self.decoder_class(
-            config.vocab_size,
-            config.decoder_layers,
-            config.decoder_embed_dim,
-            config.decoder_ffn_embed_dim,
-            config.decoder_attention_heads,
-            dim,
-            dropout=config.decoder_dropout,
-            attention_dropout=config.decoder_attention_dropout,
-            activation_dropout=config.decoder_activation_dropout,
-            max_positions=config.max_target_positions,
-        )
+        self.decoder = self.decoder_class.from_config(config, dim)
         self.distance = AVDistance(dim, config.distance_head, config.distance_normalize, config.distance_tau)
         self.align = EmbeddingAlign(dim, config.align_kernel, config.align_layers) if config.align == "conv" else None
 

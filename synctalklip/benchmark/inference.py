@@ -7,10 +7,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from synctalklip.benchmark.timing import median_seconds, table
+from synctalklip.benchmark.timing import median_seconds
 from synctalklip.cli import CONFIGS
+from synctalklip.device import choose_device, describe_device
 from synctalklip.generator.painter import Painter
 from synctalklip.generator.unet import UNetGenerator
+from synctalklip.markdown import table
 
 
 def run(cfg: DictConfig) -> str:
@@ -19,7 +21,7 @@ def run(cfg: DictConfig) -> str:
     Returns:
         Markdown: images a second of each.
     """
-    device = torch.device("cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu")
+    device = choose_device(cfg.device)
     rng = np.random.default_rng(cfg.seed)
     poses = rng.integers(0, 256, (cfg.inference.images, 96, 96, 3), dtype=np.uint8)
     rows = []
@@ -32,6 +34,5 @@ def run(cfg: DictConfig) -> str:
             painter = Painter(model, precision, device)
             seconds = median_seconds(lambda painter=painter, x=speech: painter(poses, poses, x), device, cfg.repeats)
             rows.append([size, precision, f"{1000 * seconds / len(poses):.1f}", f"{len(poses) / seconds:.0f}"])
-    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     header = ["generator", "precision", "ms an image", "images/s"]
-    return f"{device.type}, {threads}, batches of {len(poses)} images:\n\n{table(header, rows)}"
+    return f"{describe_device(device)}, batches of {len(poses)} images:\n\n{table(header, rows)}"

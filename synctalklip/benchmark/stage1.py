@@ -8,8 +8,10 @@ from tqdm import tqdm
 
 from synctalklip.benchmark.stage1_parts import PARTS, encoders, load_naive
 from synctalklip.benchmark.stage1_steps import HEADER, PRECISIONS, measure
-from synctalklip.benchmark.timing import Comparison, matmul_peak, table
+from synctalklip.benchmark.timing import Comparison, matmul_peak
+from synctalklip.device import choose_device, describe_device
 from synctalklip.errors import SyncTalklipError
+from synctalklip.markdown import table
 
 
 def run(cfg: DictConfig) -> str:
@@ -21,8 +23,8 @@ def run(cfg: DictConfig) -> str:
     Raises:
         SyncTalklipError: an unknown precision, or no compiler for `compile`.
     """
-    device = torch.device("cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu")
-    sections = [_machine(device)]
+    device = choose_device(cfg.device)
+    sections = [f"{describe_device(device)}, torch {torch.__version__}"]
     if "parts" in cfg.measure:
         rows = [comparison.row() for comparison in tqdm(_parts(cfg, device), desc="parts", disable=None)]
         sections.append(table(["what", "ours ms", "naive ms", "ratio"], rows))
@@ -30,11 +32,6 @@ def run(cfg: DictConfig) -> str:
         options = f"channels_last {str(cfg.channels_last).lower()}, compile {str(cfg.compile).lower()}"
         sections += [f"Training steps, {options}:", table(HEADER, _steps(cfg, device))]
     return "\n\n".join(sections)
-
-
-def _machine(device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return f"{name}, torch {torch.__version__}"
 
 
 def _parts(cfg: DictConfig, device: torch.device) -> Iterator[Comparison]:

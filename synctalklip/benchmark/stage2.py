@@ -23,12 +23,14 @@ from synctalklip import checkpoint, losses
 from synctalklip.avsyncnet.config import AVSyncNetConfig
 from synctalklip.avsyncnet.model import AVSyncNet
 from synctalklip.benchmark.stage1_parts import encoders, load_naive
-from synctalklip.benchmark.timing import Comparison, compare, median_seconds, seconds, table
+from synctalklip.benchmark.timing import Comparison, compare, median_seconds, seconds
 from synctalklip.data.text import Tokenizer, train_tokenizer
 from synctalklip.data.windows import collate
+from synctalklip.device import choose_device, describe_device
 from synctalklip.generator.loaders import StageTwoData
-from synctalklip.generator.objective import insert_faces
+from synctalklip.generator.objective import READ, insert_faces
 from synctalklip.generator.players import Batch, Players
+from synctalklip.markdown import table
 
 PHASES = ("generator", "expert", "discriminator in G", "backward G", "update G", "discriminator step")
 PLAIN = ["trainer.precision=fp32", "trainer.channels_last=false", "trainer.frozen_mb=0", "trainer.compile=null"]
@@ -40,9 +42,8 @@ def run(cfg: DictConfig) -> str:
     Returns:
         Markdown: the machine, parts against their naive forms, the whole step.
     """
-    device = torch.device("cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    sections = [f"{name}, torch {torch.__version__}"]
+    device = choose_device(cfg.device)
+    sections = [f"{describe_device(device)}, torch {torch.__version__}"]
     if "parts" in cfg.measure:
         rows = [comparison.row() for comparison in tqdm(_parts(cfg, device), desc="parts", disable=None)]
         sections.append(table(["what", "ours ms", "naive ms", "ratio"], rows))
@@ -152,7 +153,7 @@ def step_seconds(players: Players, batch: Batch, device: torch.device) -> dict[s
     found: dict[str, float] = {}
     state: dict[str, Any] = {}
     weights = players.objective.weights_at(players.step)
-    seen = [name for name in weights if name in ("lip", "cav")]
+    seen = [name for name in weights if name in READ]
 
     def terms(names: list[str]) -> None:
         with players.accelerator.autocast():

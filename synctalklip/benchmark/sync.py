@@ -13,8 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from synctalklip.benchmark.stage1_parts import load_naive
-from synctalklip.benchmark.timing import Comparison, compare, table
+from synctalklip.benchmark.timing import Comparison, compare
 from synctalklip.cli import CONFIGS
+from synctalklip.device import choose_device, describe_device
+from synctalklip.markdown import table
 from synctalklip.metrics.sync import build_syncnet
 from synctalklip.metrics.syncnet import COEFFICIENTS, FACE, STEPS_PER_FRAME
 
@@ -39,7 +41,7 @@ def run(cfg: DictConfig) -> str:
     Returns:
         Markdown: whole clips against windows.
     """
-    device = torch.device("cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu")
+    device = choose_device(cfg.device)
     rows = [comparison.row() for comparison in tqdm(measure(cfg, device, load_naive("naive")), disable=None)]
-    threads = f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    return f"{threads}, torch {torch.__version__}\n\n{table(['what', 'ours ms', 'naive ms', 'ratio'], rows)}"
+    header = ["what", "ours ms", "naive ms", "ratio"]
+    return f"{describe_device(device)}, torch {torch.__version__}\n\n{table(header, rows)}"

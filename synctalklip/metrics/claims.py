@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from synctalklip.benchmark.timing import table
+from synctalklip.markdown import table
 from synctalklip.metrics.columns import choose
 from synctalklip.metrics.errors import MetricError
 from synctalklip.metrics.runs import Run, check_comparable, parts_of

@@ -4,8 +4,6 @@ Clips are scored side by side in processes and written down one by one, so that 
 """
 
 import base64
-import csv
-import io
 import json
 import logging
 import os
@@ -24,9 +22,11 @@ from synctalklip import checkpoint
 from synctalklip.data import media
 from synctalklip.data.manifest import read_manifest, write_jsonl
 from synctalklip.data.workers import WorkerDied, run_in_workers
+from synctalklip.device import choose_device
 from synctalklip.metrics.errors import MetricError
 from synctalklip.metrics.judges import describe_judges, load_judges
 from synctalklip.metrics.ledger import Ledger, digest, pair_facts
+from synctalklip.metrics.render import write_rows
 from synctalklip.metrics.scoring import Scored, Scorer, faces_path
 from synctalklip.metrics.settings import Pair, pair_clips, write_jobs
 from synctalklip.metrics.sources import IDENTITY_FRAME, open_source
@@ -47,11 +47,6 @@ MOST_WORKERS = 8
 Group = tuple[list[Pair], list[bool]]
 
 
-def device_of(cfg: DictConfig) -> torch.device:
-    """The GPU where there is one and the config does not say cpu."""
-    return torch.device("cpu" if cfg.device == "cpu" or not torch.cuda.is_available() else "cuda")
-
-
 def make_task(cfg: DictConfig, roi_mode: str, full_frame: bool, alone: bool) -> Callable[[Group], list[Scored]]:
     """The task of a process, with its own method and judges: pairs and which of them are shown in, scores out.
 
@@ -64,7 +59,7 @@ def make_task(cfg: DictConfig, roi_mode: str, full_frame: bool, alone: bool) -> 
     if not alone:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-    device = device_of(cfg)
+    device = choose_device(cfg.device)
     source = open_source(cfg.generated, device, cfg.batch_size, roi_mode)
     scorer = Scorer(cfg, source, load_judges(cfg, roi_mode, device), full_frame)
     return lambda group: scorer.score(*group)
@@ -87,7 +82,7 @@ class Evaluation:
         clips = read_manifest(cfg.data.prepared, cfg.split)
         self.pairs = pair_clips(clips, cfg.setting)[: cfg.limit]
         self.roi_mode = clips[0].roi_mode
-        self.source = open_source(cfg.generated, device_of(cfg), cfg.batch_size, self.roi_mode)
+        self.source = open_source(cfg.generated, choose_device(cfg.device), cfg.batch_size, self.roi_mode)
         self.name = cfg.name or self.source.name
         self.described = describe_judges(cfg, self.source)
         self.full_frame = self._has_sources()
@@ -217,9 +212,9 @@ class Evaluation:
             for result in results
             for shift, distance in result.curve
         ]
-        _write_csv(self.directory / "clips.csv", rows)
+        write_rows(self.directory / "clips.csv", rows)
         if curves:
-            _write_csv(self.directory / "curves.csv", curves)
+            write_rows(self.directory / "curves.csv", curves)
         encoded = (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()
         media.write_bytes(self.directory / "summary.json", encoded)
         strips = [_decoded(result.strip) for result in results if result.strip]
@@ -232,15 +227,6 @@ def _anonymous(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     return {key: _anonymous(value) for key, value in node.items() if key not in ("name", "path")}
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    media.write_bytes(path, text.getvalue().encode())
 
 
 def _decoded(strip: str) -> np.ndarray:

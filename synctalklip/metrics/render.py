@@ -4,11 +4,13 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from synctalklip.checkpoint import write_atomically
+from synctalklip.data.encode import write_bytes
 from synctalklip.metrics.errors import MetricError
 
 _LATEX = {
@@ -221,6 +223,17 @@ def _csv_number(value: float, column: Column, name: str) -> str:
     if math.isnan(value):
         return ""
     return repr(float(value if name == "p" else column.scaled(value)))
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as CSV with the columns of all of them in the order of first use; none give an empty file."""
+    rows, text = list(rows), io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if rows:
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def write_tables(tables: Sequence[Table], stem: str | Path, formats: Sequence[str]) -> str:

@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from synctalklip.benchmark.timing import table
 from synctalklip.checkpoint import write_atomically
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader, clip_mfcc
 from synctalklip.data.manifest import Clip, Rejected, read_manifest, write_jsonl, write_manifest
+from synctalklip.device import choose_device
 from synctalklip.errors import SyncTalklipError
+from synctalklip.markdown import table
 from synctalklip.metrics.errors import MetricError
 from synctalklip.metrics.sync import LSE, load_syncnet, score_clip
 
@@ -207,8 +207,7 @@ def filter_sync(cfg: DictConfig) -> str:
     Raises:
         SyncTalklipError: no such corpus or SyncNet, or every clip would be rejected.
     """
-    device = torch.device("cuda" if cfg.device == "auto" and torch.cuda.is_available() else "cpu")
-    syncnet, _ = load_syncnet(cfg.syncnet.path, device)
+    syncnet, _ = load_syncnet(cfg.syncnet.path, choose_device(cfg.device))
     clips = read_manifest(cfg.data.prepared, cfg.split)
 
     def measure(faces: np.ndarray, wave: np.ndarray) -> LSE:

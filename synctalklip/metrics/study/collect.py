@@ -1,7 +1,5 @@
 """Read what the participants saved, decide what counts, and write Table 5."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from synctalklip.data.encode import write_bytes
 from synctalklip.data.manifest import write_jsonl
 from synctalklip.metrics.errors import MetricError
-from synctalklip.metrics.render import Cell, Column, Row, Table, write_tables
+from synctalklip.metrics.render import Cell, Column, Row, Table, write_rows, write_tables
 from synctalklip.metrics.study.answers import Answers, Unusable, load_key, read_answers
 from synctalklip.metrics.study.scores import Rater, Ratings, Score, judge_rater
 from synctalklip.metrics.table import best_of
@@ -48,13 +45,13 @@ def collect(cfg: DictConfig) -> Collected:
     folder = Path(cfg.run.dir)
     write_jsonl(folder / "rejected.jsonl", rejected)
     raters = [judge_rater(answers, key, cfg) for answers in files]
-    _write_csv(folder / "raters.csv", _rater_rows(raters))
+    write_rows(folder / "raters.csv", _rater_rows(raters))
     counted = [rater for rater in raters if not rater.reasons]
     if not counted:
         why = [f"{rater.answers.participant} {', '.join(rater.reasons)}" for rater in raters]
         why += [f"{entry['file']} {entry['reason']}" for entry in rejected]
         raise MetricError(f"{cfg.results}: nobody is left to count ({'; '.join(why[:3])}); see {folder}/raters.csv")
-    _write_csv(folder / "ratings.csv", _rating_rows(counted, key))
+    write_rows(folder / "ratings.csv", _rating_rows(counted, key))
     ratings = Ratings(counted, key)
     scores = ratings.scores(cfg.bootstrap.samples, cfg.seed)
     rows = _rows(key, scores) + (_published(key, cfg.published_scores) if cfg.add_published else [])
@@ -162,12 +159,3 @@ def _rating_rows(raters: Sequence[Rater], key: dict[str, Any]) -> Iterable[dict[
                     "plays": rating["plays"],
                     "seconds": rating["decided_ms"] / 1000,
                 }
-
-
-def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    rows, text = list(rows), io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
