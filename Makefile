@@ -16,7 +16,7 @@ VARIANTS ?=
 # The corpus of make stage1-report: synthetic or grid.
 STAGE1 ?= synthetic
 
-.PHONY: help install demo grid ablation stage1-report benchmark test lint format clean
+.PHONY: help install demo grid ablation stage1-report grid-results check-results benchmark test lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -43,6 +43,14 @@ stage1-report: $(INSTALLED) ## Stage 1 in figures -> outputs/stage1/report.md (S
 ablation: $(INSTALLED) ## Variants x seeds -> tables 1, 3, 4: DATA=synthetic SEEDS=3 VARIANTS=synctalklip,no_lip
 	$(RUN) scripts/ablation.py demo=$(DATA) seeds=$(SEEDS) $(if $(VARIANTS),'sweep=[$(VARIANTS)]') \
 		$(if $(GRID),'data.root="$(GRID)"')
+
+grid-results: $(INSTALLED) ## All runs behind RESULTS.md, then RESULTS.md: make grid-results GRID=folder
+	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid-results GRID=..."; exit 1; }
+	$(RUN) scripts/results.py 'data.root="$(GRID)"'
+
+check-results: $(INSTALLED) ## The shipped weights measured again: make check-results GRID=folder
+	@test -n "$(GRID)" || { echo "Name the corpus folder: make check-results GRID=..."; exit 1; }
+	$(RUN) scripts/check_results.py 'data.root="$(GRID)"'
 
 benchmark: $(INSTALLED) ## Speed: parts against their naive forms, whole steps, inference -> outputs/benchmark
 	$(RUN) scripts/benchmark.py stage1

@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> None:
     directory = Path(cfg.run.dir).resolve()
     config = OmegaConf.to_container(cfg, resolve=True)
     commands, needs = sweep_phases(config)
-    run_phases(commands, directory, root, cfg.fresh, needs, cfg.at_once)
+    run_phases(commands, directory, root, cfg.fresh, needs, cfg.at_once, keep_going=True)
     tables = f"{join_tables(config, commands, root)}\n{check_claims(config, root)}"
     write_atomically(directory / "tables.md", lambda part: part.write_text(tables, encoding="utf-8"))
     print(tables)

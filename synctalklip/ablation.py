@@ -1,6 +1,6 @@
 """The phases of a sweep over variants and seeds, from templates."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from synctalklip.metrics.runs import load_run
 
 REFERENCES = ("ground_truth", "still_mouth")
 """Rows of the tables that need no training."""
+JUDGES = ("lip_reader", "conformer", "syncnet")
 
 
 def sweep_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -36,11 +37,11 @@ def sweep_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, l
     for seed in range(1, config["seeds"] + 1):
         for variant, entry in variants.items():
             train, evaluate = f"{variant}_{seed}", f"evaluate_{variant}_{seed}"
-            fill = {**entry, "variant": variant, "seed": seed}
+            fill = {"base": variant, **entry, "variant": variant, "seed": seed}
             commands[train] = config["train"].format_map(fill)
             needs[train] = ["prepare", *entry["teachers"]]
             commands[evaluate] = config["evaluate"].format_map(fill)
-            needs[evaluate] = [train, "lip_reader", "syncnet"]
+            needs[evaluate] = [train, *_judges(shared)]
     for table in config["tables"]:
         _add_table(config, table, variants, commands, needs)
     return commands, needs
@@ -54,6 +55,11 @@ def _chosen(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
             f"sweep: there is no variant '{unknown[0]}'; choose from {', '.join(config['variants'])}"
         )
     return {name: config["variants"][name] for name in names}
+
+
+def _judges(shared: Iterable[str]) -> list[str]:
+    """Phases that train what evaluations score with, those of them that the sweep has."""
+    return [name for name in JUDGES if name in shared]
 
 
 def _before(names: list[str], name: str) -> list[str]:
@@ -81,12 +87,12 @@ def _add_table(
     if wanted["zero_shot"] and config["zero_shot"]:
         for row in references:
             commands[f"zero_shot_{row}"] = config["reference_zero_shot"].format_map({"row": row})
-            needs[f"zero_shot_{row}"] = ["lip_reader", "syncnet"]
+            needs[f"zero_shot_{row}"] = _judges(config["shared"])
         for row in trained:
             for seed in seeds:
                 fill = {**variants[row], "variant": row, "seed": seed}
                 commands[f"zero_shot_{row}_{seed}"] = config["evaluate_zero_shot"].format_map(fill)
-                needs[f"zero_shot_{row}_{seed}"] = [f"{row}_{seed}", "lip_reader", "syncnet"]
+                needs[f"zero_shot_{row}_{seed}"] = [f"{row}_{seed}", *_judges(config["shared"])]
         folders += [f"{config['out']}/zero_shot/{place}" for place in places]
         phases += [phase.replace("evaluate", "zero_shot", 1) for phase in phases]
     fill = {"table": table, "layout": wanted["layout"], "runs": ",".join(folders)}

@@ -48,12 +48,23 @@ class Phase:
         command: the command line, without the interpreter.
         started: when it started, in seconds since the epoch.
         seconds: how long it ran.
+        machine: what it ran on, "" where that was not written down.
     """
 
     name: str
     command: str
     started: float
     seconds: float
+    machine: str = ""
+
+
+@functools.cache
+def name_machine() -> str:
+    """The GPU where there is one, and the cores that this process may use."""
+    import torch
+
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{len(os.sched_getaffinity(0))} cores"
 
 
 def elapsed(phases: Sequence[Phase]) -> float:
@@ -102,7 +113,7 @@ class _Running:
                 f"The whole output is in {self.log}. Mend the cause and run the same command again: "
                 "finished phases are not repeated."
             )
-        return Phase(self.name, self.command, self.started, time.time() - self.started)
+        return Phase(self.name, self.command, self.started, time.time() - self.started, name_machine())
 
 
 def run_phases(
@@ -112,6 +123,7 @@ def run_phases(
     fresh: bool = False,
     needs: Mapping[str, Sequence[str]] | None = None,
     at_once: int = 1,
+    keep_going: bool = False,
 ) -> list[Phase]:
     """Run command lines with this Python; skip what an earlier call finished.
 
@@ -125,6 +137,7 @@ def run_phases(
         fresh: run all, whatever was finished before.
         needs: name -> phases that it reads from; a phase that is not named needs all before it.
         at_once: so many phases run side by side, and share the cores.
+        keep_going: after a failure all phases that do not need the failed one still run, and the error comes last.
 
     Returns:
         The finished phases in the order of `commands`.
@@ -144,13 +157,16 @@ def run_phases(
     for phase in done.values():
         _say(f"{titles[phase.name]}: done before, {phase.seconds:.0f} s")
     running: list[_Running] = []
+    failed: dict[str, PhaseError] = {}
     cores = len(os.sched_getaffinity(0))
     # Without this a terminated demo would leave its phases running, and the next one would write where they do.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         while len(done) < len(names):
-            started = {*done, *(phase.name for phase in running)}
+            started = {*done, *failed, *(phase.name for phase in running)}
             ready = [name for name in names if name not in started and all(need in done for need in needs[name])]
+            if not ready and not running:
+                raise next(iter(failed.values()))
             side_by_side = min(at_once, len(running) + len(ready))
             for name in ready[: at_once - len(running)]:
                 _say(f"{titles[name]}: python {commands[name]}")
@@ -160,7 +176,14 @@ def run_phases(
             time.sleep(POLL_SECONDS)
             for phase in [phase for phase in running if phase.process.poll() is not None]:
                 running.remove(phase)
-                done[phase.name] = phase.finished()
+                try:
+                    done[phase.name] = phase.finished()
+                except PhaseError as error:
+                    if not keep_going:
+                        raise
+                    failed[phase.name] = error
+                    _say(f"{phase.title}: failed, see {phase.log}")
+                    continue
                 _say(f"{phase.title}: {done[phase.name].seconds:.0f} s")
                 entries = json.dumps([dataclasses.asdict(done[name]) for name in names if name in done], indent=1)
                 write_atomically(state, lambda part, entries=entries: part.write_text(entries))

@@ -11,9 +11,9 @@ def naive_paste(face: Tensor, matrix: Tensor, roi: Tensor) -> Tensor:
     """One face (3,H,W) into one ROI (h,w) through its matrix (2,3), bilinear by hand."""
     height, width = face.shape[-2:]
     grey = 0.114 * face[0] + 0.587 * face[1] + 0.299 * face[2]
-    whole = torch.cat([matrix.double(), torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)])
+    whole = torch.cat([matrix.double(), matrix.new_tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)])
     back = torch.linalg.inv(whole).float()
-    y, x = torch.meshgrid(torch.arange(roi.shape[0]), torch.arange(roi.shape[1]), indexing="ij")
+    y, x = torch.meshgrid(*(torch.arange(n, device=roi.device) for n in roi.shape), indexing="ij")
     places = torch.stack([x, y, torch.ones_like(x)], dim=-1).float() @ back.T
     u, v = places[..., 0], places[..., 1]
     inside = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
@@ -35,7 +35,7 @@ def naive_insert(
         whole[t] = naive_paste(generated[n], matrices[n], clips[b][t])
         clips[b] = whole
     video = (torch.stack(clips)[:, :, 4:92, 4:92] - 0.421) / 0.165
-    return torch.where(padding_mask[:, :, None, None], torch.zeros(()), video).unsqueeze(1)
+    return torch.where(padding_mask[:, :, None, None], video.new_zeros(()), video).unsqueeze(1)
 
 
 def naive_contrastive(audio: Tensor, video: Tensor, negatives: Tensor) -> Tensor:

@@ -25,10 +25,13 @@ def composed(command: str):
 
 
 @pytest.mark.parametrize(
-    "corpus", [[], ["demo=grid", "data.root=/corpora/my grid", "sweep=[wav2lip]"]], ids=["synthetic", "grid"]
+    "corpus",
+    [[], ["demo=grid", "data.root=/corpora/my grid", "sweep=[wav2lip]"], ["recipe=grid_gpu", "data.root=/corpora/my grid"]],
+    ids=["synthetic", "grid", "recipe"],
 )
 def test_every_command_composes_and_writes_elsewhere(corpus):
-    commands, _ = sweep_phases(config("seeds=1", *corpus))
+    choices = config("seeds=1", *corpus)
+    commands, _ = sweep_phases(choices)
     names = []
     for name, command in commands.items():
         if command.strip():
@@ -37,7 +40,7 @@ def test_every_command_composes_and_writes_elsewhere(corpus):
             if name.startswith("evaluate_") and cfg.generated.endswith(".pt"):
                 variant = name.split("_", 1)[1].rsplit("_", 1)[0]
                 trained = composed(commands[f"{variant}_1"])
-                assert trained.variant == variant
+                assert trained.variant == choices["variants"][variant].get("base", variant)
                 assert cfg.generated == f"outputs/{trained.run.name}/checkpoints/generator.pt"
                 assert cfg.syncnet.path != trained.syncnet.path
     assert len(set(names)) == len(names)

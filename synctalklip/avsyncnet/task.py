@@ -39,6 +39,9 @@ class AVSyncNetTaskConfig(FairseqDataclass):
     )
     cache: bool = field(default=False, metadata={"help": "keep decoded clips in memory, in every worker its own"})
     disk_cache: bool = field(default=False, metadata={"help": "keep decoded ROIs in <prepared>/cache, 0.8 GB an hour"})
+    resplit: int | None = field(
+        default=None, metadata={"help": "a seed: clips of train and valid are dealt anew between the two"}
+    )
     seed: int = II("common.seed")
     # fairseq reads this name from the task: batches are drawn anew every epoch, which resumes exactly.
     rebuild_batches: bool = True
@@ -117,6 +120,17 @@ def _one_roi_mode(clips: list[Clip], prepared: str) -> str:
     return modes[0]
 
 
+def _clips_of(prepared: str, split: str, seed: int | None) -> list[Clip]:
+    """Clips of a split; with a seed those of train and valid are dealt anew, as many to each as before."""
+    if seed is None or split not in ("train", "valid"):
+        return read_manifest(prepared, split)
+    clips = [clip for clip in read_manifest(prepared) if clip.split in ("train", "valid")]
+    held_out = sum(clip.split == "valid" for clip in clips)
+    order = np.random.default_rng(seed).permutation(len(clips))
+    chosen = order[:held_out] if split == "valid" else order[held_out:]
+    return [replace(clips[index], split=split) for index in sorted(chosen)]
+
+
 @register_task("avsyncnet", dataclass=AVSyncNetTaskConfig)
 class AVSyncNetTask(FairseqTask):
     """Pre-training (frame labels) and fine-tuning (transcripts) of AV-SyncNet.
@@ -187,7 +201,7 @@ class AVSyncNetTask(FairseqTask):
         """Make `datasets[split]`; only the split called train is augmented."""
         cfg = task_cfg or self.cfg
         training = split == "train"
-        clips = read_manifest(cfg.prepared, split)
+        clips = _clips_of(cfg.prepared, split, cfg.resplit)
         _one_roi_mode(clips, cfg.prepared)
         limits = _plain(cfg.limits)
         inner = ClipDataset(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from synctalklip.data.augment import FaceAugmentation
 from synctalklip.errors import SyncTalklipError
 
 IDENTITY_MODES = ("window", "frame")
@@ -47,6 +48,7 @@ class WindowConfig:
         identity: "window", as many consecutive frames paired one to one, or "frame", one frame for the window.
         min_gap: frames between a window and its identity frames, as far as the clip is long enough.
         silence: windows without speech; None for none.
+        augment: changes of the pictures; None for none.
     """
 
     frames: int
@@ -56,6 +58,7 @@ class WindowConfig:
     identity: str
     min_gap: int
     silence: SilenceConfig | None = None
+    augment: FaceAugmentation | None = None
 
     def __post_init__(self) -> None:
         if self.identity not in IDENTITY_MODES:
@@ -68,8 +71,12 @@ class WindowConfig:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "WindowConfig":
         """The node `windows` of the config of scripts/train_generator.py."""
-        silence = SilenceConfig(**config["silence"])
-        return cls(**{**config, "silence": silence if silence.probability else None})
+        silence, augment = SilenceConfig(**config["silence"]), FaceAugmentation(**config["augment"])
+        drawn = {
+            "silence": silence if silence.probability else None,
+            "augment": augment if augment.probability else None,
+        }
+        return cls(**{**config, **drawn})
 
     def count(self, length: int) -> int:
         """Number of windows of a clip of `length` frames."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from synctalklip.avsyncnet.frontend import REACH
+from synctalklip.data.augment import FaceChange
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.draws import SAMPLES, Plan, WindowConfig, identity_start, quiet_starts, window_starts
 from synctalklip.data.features import audio_features
@@ -110,6 +111,13 @@ class WindowDataset(Dataset):
             wave[start * SAMPLES : (start + self.config.frames) * SAMPLES] = 0
         return audio_features(wave, self.reader.clips[index].frames)
 
+    def _change(self, epoch: int, index: int, size: int) -> FaceChange | None:
+        """How the crops of a clip are changed in an epoch of training."""
+        if not self.train or self.config.augment is None:
+            return None
+        # A source of its own: the windows stay where they are without it.
+        return self.config.augment.draw(size, np.random.default_rng((self.seed, epoch, index, 1)))
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """Item of (epoch, clip index).
 
@@ -122,7 +130,13 @@ class WindowDataset(Dataset):
         clip: Clip = self.reader.clips[index]
         plan = self.plan(epoch, index)
         target, identity = self._frames(plan, index)
-        faces = self.reader.faces(index)
+        faces, matrices = self.reader.faces(index), self.reader.matrices(index)[target]
+        targets, identities = faces[target], faces[identity]
+        change = self._change(epoch, index, faces.shape[1])
+        if change is not None:
+            gains = change.tint(targets)
+            targets, identities = change.faces(targets, gains), change.faces(identities, gains)
+            matrices = change.matrices(matrices)
         tokens = sound = None
         if self.tokenizer is not None:
             tokens = torch.tensor([*self.tokenizer.encode(clip.text), self.tokenizer.eos])
@@ -132,9 +146,9 @@ class WindowDataset(Dataset):
         return {
             "clip": clip.id,
             "frames": torch.from_numpy(target),
-            "target": torch.from_numpy(faces[target]),
-            "identity": torch.from_numpy(faces[identity]),
-            "matrices": torch.from_numpy(self.reader.matrices(index)[target]).float(),
+            "target": torch.from_numpy(targets),
+            "identity": torch.from_numpy(identities),
+            "matrices": torch.from_numpy(matrices).float(),
             "silent": torch.from_numpy(np.repeat(plan.silent, len(target) // len(plan.starts))),
             "rois": torch.from_numpy(np.ascontiguousarray(self.reader.rois(index))),
             "audio": self._audio(plan, index),

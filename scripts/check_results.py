@@ -1,0 +1,34 @@
+"""Measure the shipped weights on GRID again, and compare with what is stated of them.
+
+python scripts/check_results.py data.root=<folder of the GRID corpus>
+"""
+
+from omegaconf import DictConfig
+
+from synctalklip.cli import entry
+
+
+@entry("check_results")
+def main(cfg: DictConfig) -> None:
+    from pathlib import Path
+
+    from omegaconf import OmegaConf
+
+    from synctalklip.check_results import compare, read_stated
+    from synctalklip.errors import SyncTalklipError
+    from synctalklip.phases import run_phases
+
+    root = Path(__file__).resolve().parent.parent
+    config = OmegaConf.to_container(cfg)
+    # Weights that are not those of the figures are found before anything runs.
+    stated = read_stated(config, root)
+    # A command is the same whatever weights lie in its folder, so none is skipped.
+    run_phases(config["phases"], Path(cfg.run.dir).resolve(), root, True, config["needs"], cfg.at_once)
+    table, off = compare(config, stated, root)
+    print(table)
+    if off:
+        raise SyncTalklipError(f"{cfg.stated} does not hold here: {', '.join(off)}")
+
+
+if __name__ == "__main__":
+    main()
