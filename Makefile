@@ -16,6 +16,9 @@ VARIANTS ?=
 # The corpus of make stage1-report: synthetic or grid.
 STAGE1 ?= synthetic
 
+# The sweep of make grid-results: grid (two cores) or grid_gpu.
+RECIPE ?= $(if $(shell command -v nvidia-smi),grid_gpu,grid)
+
 .PHONY: help install demo grid ablation stage1-report grid-results check-results benchmark test lint format clean
 
 help: ## Show this list
@@ -46,7 +49,7 @@ ablation: $(INSTALLED) ## Variants x seeds -> tables 1, 3, 4: DATA=synthetic SEE
 
 grid-results: $(INSTALLED) ## All runs behind RESULTS.md, then RESULTS.md: make grid-results GRID=folder
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid-results GRID=..."; exit 1; }
-	$(RUN) scripts/results.py 'data.root="$(GRID)"'
+	$(RUN) scripts/results.py 'data.root="$(GRID)"' sweep_recipe=$(RECIPE)
 
 check-results: $(INSTALLED) ## The shipped weights measured again: make check-results GRID=folder
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make check-results GRID=..."; exit 1; }

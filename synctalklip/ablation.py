@@ -39,7 +39,7 @@ def sweep_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, l
             train, evaluate = f"{variant}_{seed}", f"evaluate_{variant}_{seed}"
             fill = {"base": variant, **entry, "variant": variant, "seed": seed}
             commands[train] = config["train"].format_map(fill)
-            needs[train] = ["prepare", *entry["teachers"]]
+            needs[train] = ["prepare", *entry["teachers"], *entry.get("after", ())]
             commands[evaluate] = config["evaluate"].format_map(fill)
             needs[evaluate] = [train, *_judges(shared)]
     for table in config["tables"]:

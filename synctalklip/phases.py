@@ -127,8 +127,9 @@ def run_phases(
 ) -> list[Phase]:
     """Run command lines with this Python; skip what an earlier call finished.
 
-    A phase is skipped only if its command and those of all phases that it needs are the same as then. The output of
-    each goes to `directory/logs`.
+    A phase is skipped only if its command and those of all phases that it needs are the same as then, and none of those
+    ran again since. Phases that are not among `commands` stay in the state. The output of each goes to
+    `directory/logs`.
 
     Args:
         commands: name -> "scripts/x.py key=value ...", in order; an empty command leaves the phase out.
@@ -152,7 +153,9 @@ def run_phases(
         for number, name in enumerate(names)
     }
     state = directory / "state.json"
-    done = {} if fresh else _finished(state, commands, needs)
+    before_this = _recorded(state)
+    done = {} if fresh else _finished(before_this, commands, needs)
+    others = [entry for name, entry in before_this.items() if name not in commands]
     titles = {name: f"[{number:2d}/{len(names)}] {name}" for number, name in enumerate(names, 1)}
     for phase in done.values():
         _say(f"{titles[phase.name]}: done before, {phase.seconds:.0f} s")
@@ -185,7 +188,8 @@ def run_phases(
                     _say(f"{phase.title}: failed, see {phase.log}")
                     continue
                 _say(f"{phase.title}: {done[phase.name].seconds:.0f} s")
-                entries = json.dumps([dataclasses.asdict(done[name]) for name in names if name in done], indent=1)
+                kept = [*(done[name] for name in names if name in done), *others]
+                entries = json.dumps([dataclasses.asdict(entry) for entry in kept], indent=1)
                 write_atomically(state, lambda part, entries=entries: part.write_text(entries))
             for phase in running:
                 phase.report()
@@ -199,18 +203,26 @@ def run_phases(
     return [done[name] for name in names]
 
 
-def _finished(state: Path, commands: Mapping[str, str], needs: Mapping[str, Sequence[str]]) -> dict[str, Phase]:
-    """The phases that ran before with these very commands, on the same ground."""
+def _recorded(state: Path) -> dict[str, Phase]:
+    """The phases that the state file knows."""
     if not state.is_file():
         return {}
     try:
-        entries = {entry["name"]: Phase(**entry) for entry in json.loads(state.read_text())}
+        return {entry["name"]: Phase(**entry) for entry in json.loads(state.read_text())}
     except (ValueError, TypeError, KeyError) as error:
         raise SyncTalklipError(f"{state}: is damaged ({error}); delete it and run again") from error
+
+
+def _finished(
+    entries: Mapping[str, Phase], commands: Mapping[str, str], needs: Mapping[str, Sequence[str]]
+) -> dict[str, Phase]:
+    """The phases that ran before with these very commands, after what they need."""
     done: dict[str, Phase] = {}
     for name, command in commands.items():
         entry = entries.get(name)
-        if entry is not None and entry.command == command and all(need in done for need in needs[name]):
+        if entry is None or entry.command != command or not all(need in done for need in needs[name]):
+            continue
+        if all(done[need].started + done[need].seconds <= entry.started + 1 for need in needs[name]):
             done[name] = entry
     return done
 

@@ -56,8 +56,12 @@ def expectations(config: Mapping[str, Any], names: Sequence[str], root: Path) ->
     """
     reference, left = config["reference"], unfinished(config, root)
     here = probe_seconds(choose_device(config["device"]))
-    ratio = max(reference["least"], here / reference["probe"])
-    expected = {name: ratio * config["phases"][name]["seconds"] for name in names if name in left}
+    ratio = here / reference["probe"]
+    expected = {
+        name: max(phase.get("least", reference["least"]), ratio) * phase["seconds"]
+        for name, phase in config["phases"].items()
+        if name in names and name in left
+    }
     lines = [
         f"{name_machine()}: {here:.3f} s for the probe, {reference['probe']:.3f} s on {reference['machine']}; "
         f"a phase takes about {ratio:.2f} times as long as there."

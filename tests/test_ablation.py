@@ -26,7 +26,11 @@ def composed(command: str):
 
 @pytest.mark.parametrize(
     "corpus",
-    [[], ["demo=grid", "data.root=/corpora/my grid", "sweep=[wav2lip]"], ["recipe=grid_gpu", "data.root=/corpora/my grid"]],
+    [
+        [],
+        ["demo=grid", "data.root=/corpora/my grid", "sweep=[wav2lip]"],
+        ["recipe=grid_gpu", "data.root=/corpora/my grid"],
+    ],
     ids=["synthetic", "grid", "recipe"],
 )
 def test_every_command_composes_and_writes_elsewhere(corpus):

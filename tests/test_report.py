@@ -88,6 +88,32 @@ def test_a_failing_phase_stops_with_its_last_lines(root):
     assert calls(root) == ["a", "fail here", "fail here"]
 
 
+def test_what_does_not_need_a_failed_phase_runs_all_the_same(root):
+    commands = {"bad": "note.py fail", "after": "note.py after", "apart": "note.py apart", "last": "note.py last"}
+    needs = {"bad": [], "after": ["bad"], "apart": [], "last": ["apart"]}
+    with pytest.raises(PhaseError, match="bad failed with status 3"):
+        run_phases(commands, root / "out", root, needs=needs, keep_going=True)
+    assert calls(root) == ["fail", "apart", "last"]
+    with pytest.raises(PhaseError, match="bad failed"):
+        run_phases(commands, root / "out", root, needs=needs, keep_going=True)
+    assert calls(root) == ["fail", "apart", "last", "fail"]
+
+
+def test_phases_that_are_left_out_once_are_not_forgotten_but_repeated_after_what_they_need(root):
+    commands = {"first": "note.py a", "second": "note.py b", "third": "note.py c"}
+    needs = {"second": ["first"], "third": []}
+    run_phases(commands, root / "out", root, needs=needs)
+    run_phases({"first": "note.py a"}, root / "out", root)
+    run_phases(commands, root / "out", root, needs=needs)
+    assert calls(root) == ["a", "b", "c"]
+    state = root / "out" / "state.json"
+    entries = json.loads(state.read_text())
+    entries[0]["started"] += 60
+    state.write_text(json.dumps(entries))
+    run_phases(commands, root / "out", root, needs=needs)
+    assert calls(root) == ["a", "b", "c", "b"]
+
+
 def test_a_damaged_state_is_named(root):
     run_phases({"first": "note.py a"}, root / "out", root)
     (root / "out" / "state.json").write_text("[{")

@@ -1,5 +1,6 @@
 """Pictures and videos that show what a generator does: target, masked input, identity, painted face, difference."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -60,4 +61,5 @@ def write_sample_video(path: str | Path, model: TalkingFaceGenerator, reader: Cl
     faces = reader.faces(index)
     painted = paint_clip(model, Painter(model, "fp32", device), faces, reader.logfbank(index))
     frames = np.concatenate([faces, painted], axis=2).repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
-    write_video(path, frames, wave=reader.wave(index))
+    statement = {"comment": json.dumps({"generated": True, "columns": ["recorded", "painted"]})}
+    write_video(path, frames, wave=reader.wave(index), metadata=statement)

@@ -1,5 +1,7 @@
 """Several evaluations beside each other, as strips of frames and as a video with sound, from the faces they saved."""
 
+import json
+
 import numpy as np
 from omegaconf import DictConfig
 
@@ -37,4 +39,6 @@ def compare(cfg: DictConfig) -> None:
         sounds.append(np.pad(heard, (0, samples - len(heard))))
     write_strips(cfg.output, strips)
     if cfg.video:
-        media.write_video(cfg.video, np.concatenate(shown), wave=np.concatenate(sounds))
+        # Also outside its folder the video says what it shows.
+        statement = {"comment": json.dumps({"generated": True, "rows": [run.summary["name"] for run in runs]})}
+        media.write_video(cfg.video, np.concatenate(shown), wave=np.concatenate(sounds), metadata=statement)

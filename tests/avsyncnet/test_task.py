@@ -111,6 +111,22 @@ def test_only_training_clips_are_augmented(task):
     assert task.dataset("valid").clips.augmentation is None
 
 
+def test_a_reader_on_another_split_holds_out_other_clips(task, prepared):
+    def ids(split, seed):
+        cfg = OmegaConf.create({**OmegaConf.to_container(task.cfg, resolve=False), "seed": 1, "resplit": seed})
+        other = AVSyncNetTask(OmegaConf.merge(OmegaConf.structured(AVSyncNetTaskConfig), cfg))
+        other.load_dataset(split)
+        return {clip.id for clip in other.dataset(split).clips.reader.clips}
+
+    own, dealt = ({name: ids(name, seed) for name in ("train", "valid", "test")} for seed in (None, 2))
+    assert dealt["valid"] != own["valid"]
+    assert len(dealt["valid"]) == len(own["valid"])
+    assert not dealt["train"] & dealt["valid"]
+    assert dealt["train"] | dealt["valid"] == own["train"] | own["valid"]
+    # What scores are reported on stays unseen.
+    assert dealt["test"] == own["test"]
+
+
 def test_mixed_roi_modes_are_refused(task):
     from dataclasses import replace
 

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import av
 import cv2
 import hydra
 import numpy as np
@@ -99,6 +100,9 @@ def test_ground_truth_and_still_mouth(toy_corpus, tmp_path, syncnet):
     assert cv2.imread(str(strip)).shape[0] == 2 * (2 * 96 + 4)
     info = probe(video)
     assert (info.width, info.height, info.frames, info.sample_rate) == (2 * 192, 192 + 24, 2 * 40, 16000)
+    with av.open(str(video)) as container:
+        said = json.loads(container.metadata["comment"])
+    assert said == {"generated": True, "rows": ["Ground truth", "Still mouth"]}
     both = read_video(video, fps=None)[:, 24:].astype(float)
     # The recorded mouth moves on the left, the still one does not.
     moving, standing = (np.abs(half[30] - half[0])[110:].mean() for half in (both[:, :, :192], both[:, :, 192:]))
