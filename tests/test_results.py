@@ -163,16 +163,16 @@ def written(root: Path, *overrides: str) -> str:
 
 
 def test_results_show_targets_tables_pictures_and_costs(finished):
-    text = written(finished, "+remarks.targets=[Because of this.]")
+    text = written(finished, "remarks.targets=[Because of this.]")
     assert "Not complete" not in text
     # AV-SyncNet has 7 errors in 24 words, the generator reads 16.7 points worse than the recordings.
     assert "| AV-SyncNet reads unseen clips: WER of AV-SyncNet: " in text
     missed = next(line for line in text.splitlines() if "targets are met" in line)
-    assert missed.startswith("6 of 10 targets are met. Missed: AV-SyncNet reads unseen clips; words within 10 points")
+    assert missed.startswith("6 of 11 targets are met. Missed: AV-SyncNet reads unseen clips; words within 10 points")
     assert "Because of this." in text
     assert text.index("## Targets") < text.index("### Claims of the paper") < text.index("of ablation_synthetic")
     assert "- SyncTalklip: the paper's losses and weights." in text
-    assert "Not measured: still_mouth, all_frames," in text
+    assert "Not measured: still_mouth, no_lip, no_contrastive, all_frames," in text
     for name in ("curves.png", "strip_table1.jpg", "strip_generator.jpg"):
         assert f"(data/results/{name})" in text
     assert cv2.imread(str(finished / "data/results/strip_table1.jpg")).shape == (27, 1000, 3)
@@ -201,8 +201,8 @@ def test_missing_runs_are_named(finished):
     assert "strip_table1" not in text
     # Without any run every target is open, and none is said to be met.
     text = results.write_results(config("results"), finished / "empty").read_text()
-    assert "0 of 10 targets are met. Not measured: AV-SyncNet reads unseen clips;" in text
-    assert text.count("**not measured**") == 10
+    assert "0 of 11 targets are met. Not measured: AV-SyncNet reads unseen clips;" in text
+    assert text.count("**not measured**") == 11
 
 
 def test_what_a_finished_phase_left_out_is_an_error(finished):
