@@ -20,9 +20,10 @@ HEAVY = {"torch", "fairseq", "cv2", "matplotlib"}
 
 
 def script_of(experiment: str) -> str:
-    return {"avsyncnet": "train_avsyncnet", "generator": "train_generator", "syncnet": "train_syncnet"}[
-        experiment.split("/")[0]
-    ]
+    folder, name = experiment.split("/")
+    # The recipes of a corpus are named after what they train.
+    trained = name if folder == "grid" and name == "generator" else {"grid": "avsyncnet"}.get(folder, folder)
+    return f"train_{trained}"
 
 
 def composed(name: str, *overrides: str):
