@@ -128,8 +128,8 @@ def run_phases(
     """Run command lines with this Python; skip what an earlier call finished.
 
     A phase is skipped only if its command and those of all phases that it needs are the same as then, and none of those
-    ran again since. Phases that are not among `commands` stay in the state. The output of each goes to
-    `directory/logs`.
+    ran again since. Phases that are not among `commands` stay in the state, except in a fresh run. The output of each
+    goes to `directory/logs`.
 
     Args:
         commands: name -> "scripts/x.py key=value ...", in order; an empty command leaves the phase out.
@@ -153,9 +153,9 @@ def run_phases(
         for number, name in enumerate(names)
     }
     state = directory / "state.json"
-    before_this = _recorded(state)
-    done = {} if fresh else _finished(before_this, commands, needs)
-    others = [entry for name, entry in before_this.items() if name not in commands]
+    known = {} if fresh else read_state(state)
+    done = _finished(known, commands, needs)
+    others = [entry for name, entry in known.items() if name not in commands]
     titles = {name: f"[{number:2d}/{len(names)}] {name}" for number, name in enumerate(names, 1)}
     for phase in done.values():
         _say(f"{titles[phase.name]}: done before, {phase.seconds:.0f} s")
@@ -203,8 +203,12 @@ def run_phases(
     return [done[name] for name in names]
 
 
-def _recorded(state: Path) -> dict[str, Phase]:
-    """The phases that the state file knows."""
+def read_state(state: Path) -> dict[str, Phase]:
+    """The finished phases by name, from the `state.json` that `run_phases` wrote; none where there is no such file.
+
+    Raises:
+        SyncTalklipError: the file is damaged.
+    """
     if not state.is_file():
         return {}
     try:

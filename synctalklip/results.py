@@ -3,7 +3,6 @@
 Places of rows are explained in `targets.py`; all places start at the root of the repository.
 """
 
-import json
 import math
 import os
 import re
@@ -22,7 +21,7 @@ from synctalklip.errors import SyncTalklipError
 from synctalklip.markdown import table
 from synctalklip.metrics.render import bullets, markdown
 from synctalklip.metrics.table import Layout, build_tables
-from synctalklip.phases import Phase, elapsed, name_machine
+from synctalklip.phases import Phase, elapsed, name_machine, read_state
 from synctalklip.report import plot_curves, read_curves
 from synctalklip.targets import find_runs, judge
 
@@ -235,14 +234,10 @@ def _costs(config: Mapping[str, Any], missing: Sequence[str], root: Path) -> Ite
 def _recorded(config: Mapping[str, Any], name: str, root: Path) -> list[Phase]:
     """The phases of a run that has some itself; else the run as a phase of this one."""
     inner = root / config["phases"][name]["folder"] / "state.json"
-    state = inner if inner.is_file() else root / config["run"]["dir"] / "state.json"
-    if not state.is_file():
-        return []
-    try:
-        phases = [Phase(**entry) for entry in json.loads(state.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
-        raise SyncTalklipError(f"{state}: is damaged ({error}); delete it and run again") from error
-    return phases if state == inner else [phase for phase in phases if phase.name == name]
+    if inner.is_file():
+        return list(read_state(inner).values())
+    outer = read_state(root / config["run"]["dir"] / "state.json")
+    return [outer[name]] if name in outer else []
 
 
 def hide_paths(text: str, corpus: str, root: Path) -> str:

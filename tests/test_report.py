@@ -119,6 +119,9 @@ def test_a_damaged_state_is_named(root):
     (root / "out" / "state.json").write_text("[{")
     with pytest.raises(SyncTalklipError, match=r"state\.json: is damaged"):
         run_phases({"first": "note.py a"}, root / "out", root)
+    # A fresh run asks nothing of it.
+    run_phases({"first": "note.py a"}, root / "out", root, fresh=True)
+    assert calls(root) == ["a", "a"]
 
 
 def test_independent_phases_run_side_by_side_and_the_rest_waits(root):

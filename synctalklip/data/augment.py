@@ -99,9 +99,8 @@ class FaceAugmentation:
         if rng.random() >= self.probability:
             return None
         (dx, dy, scale, stretch, rotate), tint = rng.uniform(-1, 1, 5), rng.uniform(-1, 1, 3)
-        width, height = (1 + self.scale * scale) * np.array(
-            [1 + self.stretch * stretch, 1 / (1 + self.stretch * stretch)]
-        )
+        bigger, wider = 1 + self.scale * scale, 1 + self.stretch * stretch
+        width, height = bigger * wider, bigger * (1 / wider)
         width *= -1 if rng.random() < self.mirror else 1
         turn = np.deg2rad(self.rotate * rotate)
         linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag([width, height])
