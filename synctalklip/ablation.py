@@ -34,8 +34,11 @@ def sweep_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, l
     for name in dict.fromkeys(teacher for entry in variants.values() for teacher in entry["teachers"]):
         commands[name] = config["teachers"][name]
         needs[name] = ["prepare", "train_tokenizer", "pretrain"]
-    for seed in range(1, config["seeds"] + 1):
+    seeds = {variant: _seeds(config, entry) for variant, entry in variants.items()}
+    for seed in range(1, max(map(max, seeds.values())) + 1):
         for variant, entry in variants.items():
+            if seed not in seeds[variant]:
+                continue
             train, evaluate = f"{variant}_{seed}", f"evaluate_{variant}_{seed}"
             fill = {"base": variant, **entry, "variant": variant, "seed": seed}
             commands[train] = config["train"].format_map(fill)
@@ -55,6 +58,11 @@ def _chosen(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
             f"sweep: there is no variant '{unknown[0]}'; choose from {', '.join(config['variants'])}"
         )
     return {name: config["variants"][name] for name in names}
+
+
+def _seeds(config: Mapping[str, Any], entry: Mapping[str, Any]) -> range:
+    """The seeds that a variant is trained with: its own number of them, or that of all."""
+    return range(1, entry.get("seeds", config["seeds"]) + 1)
 
 
 def _judges(shared: Iterable[str]) -> list[str]:
@@ -79,20 +87,19 @@ def _add_table(
     if not trained:
         return
     references = [row for row in wanted["rows"] if row in REFERENCES]
-    seeds = range(1, config["seeds"] + 1)
-    places = [*references, *(f"{row}/seed{seed}" for row in trained for seed in seeds)]
+    runs = [(row, seed) for row in trained for seed in _seeds(config, variants[row])]
+    places = [*references, *(f"{row}/seed{seed}" for row, seed in runs)]
     phases = [f"evaluate_{row}" for row in references]
-    phases += [f"evaluate_{row}_{seed}" for row in trained for seed in seeds]
+    phases += [f"evaluate_{row}_{seed}" for row, seed in runs]
     folders = [f"{config['out']}/evaluate/{place}" for place in places]
     if wanted["zero_shot"] and config["zero_shot"]:
         for row in references:
             commands[f"zero_shot_{row}"] = config["reference_zero_shot"].format_map({"row": row})
             needs[f"zero_shot_{row}"] = _judges(config["shared"])
-        for row in trained:
-            for seed in seeds:
-                fill = {**variants[row], "variant": row, "seed": seed}
-                commands[f"zero_shot_{row}_{seed}"] = config["evaluate_zero_shot"].format_map(fill)
-                needs[f"zero_shot_{row}_{seed}"] = [f"{row}_{seed}", *_judges(config["shared"])]
+        for row, seed in runs:
+            fill = {**variants[row], "variant": row, "seed": seed}
+            commands[f"zero_shot_{row}_{seed}"] = config["evaluate_zero_shot"].format_map(fill)
+            needs[f"zero_shot_{row}_{seed}"] = [f"{row}_{seed}", *_judges(config["shared"])]
         folders += [f"{config['out']}/zero_shot/{place}" for place in places]
         phases += [phase.replace("evaluate", "zero_shot", 1) for phase in phases]
     fill = {"table": table, "layout": wanted["layout"], "runs": ",".join(folders)}
@@ -124,8 +131,8 @@ def check_claims(config: Mapping[str, Any], root: Path) -> str:
     """
     folder = root / config["out"] / "evaluate"
     runs = {
-        variant: [load_run(folder / variant / f"seed{seed}") for seed in range(1, config["seeds"] + 1)]
-        for variant in _chosen(config)
+        variant: [load_run(folder / variant / f"seed{seed}") for seed in _seeds(config, entry)]
+        for variant, entry in _chosen(config).items()
     }
     claims = [Claim(**claim) for claim in config["claims"]]
     return f"## Claims of the paper\n\n{claims_table(claims, runs, config['bootstrap']['samples'], config['seed'])}"

@@ -118,6 +118,16 @@ def test_unknown_variants_and_no_seeds_are_named():
         sweep_phases(config("seeds=0"))
 
 
+def test_a_variant_may_have_seeds_of_its_own():
+    settings = config("sweep=[synctalklip,no_lip]", "seeds=1", "+variants.synctalklip.seeds=3")
+    commands, needs = sweep_phases(settings)
+    trained = [name for name in commands if name.startswith(("synctalklip_", "no_lip_"))]
+    assert trained == ["synctalklip_1", "no_lip_1", "synctalklip_2", "synctalklip_3"]
+    runs = [folder.partition("evaluate/")[2] for folder in composed(commands["table_3"]).runs]
+    assert runs[2:] == ["synctalklip/seed1", "synctalklip/seed2", "synctalklip/seed3", "no_lip/seed1"]
+    assert needs["table_3"][2:] == [f"evaluate_{name}" for name in (*trained[:1], *trained[2:], trained[1])]
+
+
 def test_tables_are_joined_in_order(tmp_path):
     settings = config("sweep=[synctalklip,no_lip]", "seeds=1")
     commands, _ = sweep_phases(settings)

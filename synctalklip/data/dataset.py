@@ -130,7 +130,7 @@ class ClipDataset(torch.utils.data.Dataset):
         return self.reader.logfbank(index) if noisy is None else audio_features(noisy, self.clips[index].frames)
 
     def _video(self, index: int, window: slice, rng: np.random.Generator) -> Tensor:
-        # A copy: rows of the disk cache are read-only, and only those of the window are read.
+        # A copy, so that no more of the disk cache is read than the window.
         rois = np.array(self.reader.rois(index)[window])
         return normalize_roi(rois) if self.augmentation is None else augment_rois(rois, self.augmentation, rng)
 

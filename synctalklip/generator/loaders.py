@@ -40,7 +40,7 @@ class StageTwoData:
                 _assert_windows_fit_syncnet(clips, windows)
             # Without transcripts a corpus can still train every other term.
             self.sets[split] = WindowDataset(
-                ClipReader(clips, cache=self.options["cache"]),
+                ClipReader(clips, cache=self.options["cache"], disk_cache=self.options["disk_cache"]),
                 windows,
                 expert.tokenizer if reads else None,
                 self.seed,

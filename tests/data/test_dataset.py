@@ -307,12 +307,15 @@ def no_decoding(path):
 
 
 def test_disk_cache_gives_the_same_clips_without_decoding(copied, monkeypatch):
-    plain = [ClipReader(copied).rois(index) for index in range(6)]
-    first = ClipReader(copied, disk_cache=True)
-    assert all(np.array_equal(first.rois(index), plain[index]) for index in range(6))
-    monkeypatch.setattr(clips_module.media, "read_gray", no_decoding)
-    mapped = ClipReader(copied, cache=True, disk_cache=True)
-    assert all(np.array_equal(mapped.rois(index), plain[index]) for index in range(6))
+    read = ClipReader(copied)
+    plain = [(read.rois(index), read.faces(index)) for index in range(6)]
+    for kept in (False, True):
+        mapped = ClipReader(copied, cache=kept, disk_cache=True)
+        for index, (rois, faces) in enumerate(plain):
+            assert np.array_equal(mapped.rois(index), rois)
+            assert np.array_equal(mapped.faces(index), faces)
+        monkeypatch.setattr(clips_module.media, "read_gray", no_decoding)
+        monkeypatch.setattr(clips_module.media, "read_video", no_decoding)
     dataset = ClipDataset(copied, augmentation=ALL, disk_cache=True)
     assert torch.equal(dataset[2]["video"], ClipDataset(copied, augmentation=ALL, disk_cache=True)[2]["video"])
     assert not list((copied[0].root / "cache").rglob(".*")), "no part is left behind"

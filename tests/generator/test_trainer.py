@@ -1,5 +1,7 @@
 """The training of stage 2 on a real small prepared folder with a real small expert."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,19 @@ def test_killed_and_resumed_equals_straight(configure, monkeypatch):
     again = Trainer(configure(*overrides, run="killed"))
     again.run()
     assert_equal_states(again.generator.state_dict(), resumed.generator.state_dict())
+
+
+def test_pictures_from_the_disk_cache_train_the_same(configure, prepared, tmp_path):
+    folder = shutil.copytree(prepared, tmp_path / "prepared", copy_function=shutil.copy2)
+    runs = []
+    for kept in ("false", "true"):
+        runs.append(Trainer(configure(f"data.prepared={folder}", f"trainer.disk_cache={kept}", run=kept)))
+        runs[-1].run()
+    assert_same_run(*runs)
+    clips = {clip.id for dataset in runs[1].data.sets.values() for clip in dataset.reader.clips}
+    for name in ("rois", "faces"):
+        kept = folder / "cache" / name
+        assert {str(path.relative_to(kept).with_suffix("")) for path in kept.rglob("*.npy")} == clips
 
 
 def test_a_run_writes_scalars_samples_and_a_generator_that_loads(configure, prepared):
