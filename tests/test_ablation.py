@@ -42,8 +42,8 @@ def test_every_command_composes_and_writes_elsewhere(corpus):
             cfg = composed(command)
             names.append(cfg.run.name)
             if name.startswith("evaluate_") and cfg.generated.endswith(".pt"):
-                variant = name.split("_", 1)[1].rsplit("_", 1)[0]
-                trained = composed(commands[f"{variant}_1"])
+                run = name.removeprefix("evaluate_")
+                variant, trained = run.rsplit("_", 1)[0], composed(commands[run])
                 assert trained.variant == choices["variants"][variant].get("base", variant)
                 assert cfg.generated == f"outputs/{trained.run.name}/checkpoints/generator.pt"
                 assert cfg.syncnet.path != trained.syncnet.path
