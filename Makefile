@@ -33,8 +33,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(INSTALLED) ## The whole pipeline on the embedded corpus -> outputs/demo/report.md
-	$(RUN) scripts/demo.py
+demo: $(INSTALLED) ## The shipped weights fine-tuned on the embedded corpus -> outputs/demo/report.md (FROM=nothing: all from nothing)
+	$(RUN) scripts/demo.py $(if $(filter nothing,$(FROM)),,demo=shipped)
 
 grid: $(INSTALLED) ## The same on real people: make grid GRID=folder-of-the-GRID-corpus
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid GRID=..."; exit 1; }

@@ -13,6 +13,7 @@ SCRIPTS = CONFIGS.parent / "scripts"
 GRID = "data.root=/corpora/my grid"
 DEMOS = {
     "synthetic": ("demo", []),
+    "shipped": ("demo", ["demo=shipped"]),
     "grid": ("demo", ["demo=grid", GRID]),
     "stage1": ("stage1_report", []),
     "stage1_grid": ("stage1_report", ["stage1=grid", GRID]),
@@ -37,13 +38,27 @@ def test_commands_compose(demo):
         config = composed(path.stem, overrides)
         if "data" in config:
             assert config.data.name in ("synthetic", "grid", "grid_raw", "stage1")
-            assert config.data.root == ("/corpora/my grid" if "grid" in demo else f"data/{demo}")
+            folder = "data/stage1" if demo == "stage1" else "data/synthetic"
+            assert config.data.root == ("/corpora/my grid" if "grid" in demo else folder)
 
 
 @pytest.mark.parametrize("demo", DEMOS)
 def test_no_run_writes_where_another_does(demo):
     names = [argument for command in phases(demo).values() for argument in command if argument.startswith("run.name=")]
     assert len(names) == len(set(names)) == len(phases(demo))
+
+
+def test_the_demo_of_make_starts_from_what_ships():
+    commands = phases("shipped")
+    assert not {"cluster", "pretrain"} & commands.keys()
+    starts = [
+        composed(Path(script).stem, overrides) for script, *overrides in map(commands.get, ("finetune", "lip_reader"))
+    ]
+    starts += [composed("train_generator", commands["generator"][1:]).init]
+    paths = [getattr(start, "init_from", None) or start.generator for start in starts]
+    assert paths == [f"checkpoints/{name}_grid" for name in ("avsyncnet", "reader", "generator")]
+    assert all((CONFIGS.parent / path / "model.safetensors").is_file() for path in paths)
+    assert "demo=shipped" in (CONFIGS.parent / "Makefile").read_text()
 
 
 def test_grid_needs_its_folder():
