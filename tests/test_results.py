@@ -172,7 +172,7 @@ def test_results_show_targets_tables_pictures_and_costs(finished):
     assert "Because of this." in text
     assert text.index("## Targets") < text.index("### Claims of the paper") < text.index("of ablation_synthetic")
     assert "- SyncTalklip: the paper's losses and weights." in text
-    assert "Not measured: still_mouth, no_lip, no_contrastive, all_frames," in text
+    assert "Not measured: still_mouth, no_lip, no_contrastive, infonce," in text
     for name in ("curves.png", "strip_table1.jpg", "strip_generator.jpg"):
         assert f"(data/results/{name})" in text
     assert cv2.imread(str(finished / "data/results/strip_table1.jpg")).shape == (27, 1000, 3)
