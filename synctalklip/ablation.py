@@ -26,8 +26,6 @@ def sweep_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, l
         SyncTalklipError: a variant that does not exist, or no seed.
     """
     variants = _chosen(config)
-    if config["seeds"] < 1:
-        raise SyncTalklipError(f"seeds is {config['seeds']}; give at least 1")
     shared = list(config["shared"])
     commands = {name: config["phases"][name] for name in shared}
     needs = {name: config["needs"].get(name, _before(shared, name)) for name in shared}
@@ -62,7 +60,10 @@ def _chosen(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _seeds(config: Mapping[str, Any], entry: Mapping[str, Any]) -> range:
     """The seeds that a variant is trained with: its own number of them, or that of all."""
-    return range(1, entry.get("seeds", config["seeds"]) + 1)
+    count = entry.get("seeds", config["seeds"])
+    if count < 1:
+        raise SyncTalklipError(f"seeds is {count}; give at least 1")
+    return range(1, count + 1)
 
 
 def _judges(shared: Iterable[str]) -> list[str]:

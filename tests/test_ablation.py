@@ -116,6 +116,8 @@ def test_unknown_variants_and_no_seeds_are_named():
         sweep_phases(config("sweep=[no_lips]"))
     with pytest.raises(SyncTalklipError, match="seeds is 0"):
         sweep_phases(config("seeds=0"))
+    with pytest.raises(SyncTalklipError, match="seeds is 0"):
+        sweep_phases(config("+variants.conv.seeds=0"))
 
 
 def test_a_variant_may_have_seeds_of_its_own():
