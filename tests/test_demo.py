@@ -61,5 +61,14 @@ def test_the_demo_of_make_starts_from_what_ships():
     assert "demo=shipped" in (CONFIGS.parent / "Makefile").read_text()
 
 
+@pytest.mark.parametrize("demo", DEMOS)
+def test_every_curve_is_that_of_a_run(demo):
+    names = {argument.partition("=")[2] for command in phases(demo).values() for argument in command}
+    for entry in composed(*DEMOS[demo]).report.curves.values():
+        if entry:
+            run = Path(entry.folder).relative_to("outputs")
+            assert {str(folder) for folder in run.parents} & (names - {"."}), entry.folder
+
+
 def test_grid_needs_its_folder():
     assert OmegaConf.is_missing(composed("demo", ["demo=grid"]).data, "root")
