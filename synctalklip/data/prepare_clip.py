@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -117,24 +118,35 @@ def _recipe(settings: Settings, face: Mapping) -> str:
     return json.dumps([RECIPE, asdict(settings), face], sort_keys=True, default=str)
 
 
-def _fingerprint(clip: SourceClip, recipe: str) -> str:
-    """Changes when settings or source files do, so that stale outputs are made again."""
+def _fingerprint(clip: SourceClip, recipe: str, stamp: Callable[[Path], Any]) -> str:
+    """Changes when settings or the stamp of a source file do, so that stale outputs are made again."""
     stamps = [clip.text]
     for file in (clip.video, clip.audio, clip.transcript):
-        found = file is not None and file.is_file()
-        stamps.append([file.stat().st_size, file.stat().st_mtime_ns] if found else None)
+        stamps.append(stamp(file) if file is not None and file.is_file() else None)
     return hashlib.sha256(json.dumps([recipe, stamps]).encode()).hexdigest()
+
+
+def _date(file: Path) -> list[int]:
+    return [file.stat().st_size, file.stat().st_mtime_ns]
+
+
+def _content(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _prepare_or_reject(
     clip: SourceClip, prepared: Path, settings: Settings, detector: FaceDetector, recipe: str
 ) -> Outcome:
-    record, key = record_path(prepared, clip.id), _fingerprint(clip, recipe)
-    done = _finished(record, key, output_paths(prepared, clip.id).values())
-    if done is not None:
+    record, key = record_path(prepared, clip.id), _fingerprint(clip, recipe, _date)
+    done, known = _finished(record, output_paths(prepared, clip.id).values())
+    if done is not None and known.get("key") == key:
         return done
     try:
-        outcome = prepare_clip(clip, prepared, settings, detector)
+        # A corpus that was copied has other dates and the same content.
+        content = _fingerprint(clip, recipe, _content)
+        same = done is not None and done.reason is None and known.get("content") == content
+        outcome = done if same else prepare_clip(clip, prepared, settings, detector)
     except media.DiskError:
         raise
     except SyncTalklipError as error:
@@ -143,20 +155,20 @@ def _prepare_or_reject(
         # One strange file must not end a run of days; no record, so that the next run tries again.
         return Outcome(reason=f"{clip.video}: {type(error).__name__}: {error}; please report this file")
     kept = {name: value for name, value in asdict(outcome).items() if name != "kept"}
-    media.write_bytes(record, json.dumps({"key": key, **kept}, sort_keys=True).encode())
+    media.write_bytes(record, json.dumps({"key": key, "content": content, **kept}, sort_keys=True).encode())
     return outcome
 
 
-def _finished(record: Path, key: str, outputs: object) -> Outcome | None:
-    """Outcome of an earlier run, if its record fits and its files are there."""
+def _finished(record: Path, outputs: Iterable[Path]) -> tuple[Outcome | None, dict[str, str]]:
+    """Outcome of an earlier run, if its files are there, and the fingerprints that it had."""
     try:
         stored = json.loads(record.read_bytes())
-        if stored.pop("key") != key:
-            return None
+        known = {name: stored.pop(name) for name in ("key", "content") if name in stored}
         outcome = Outcome(**stored, kept=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return outcome if outcome.reason is not None or all(path.is_file() for path in outputs) else None
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None, {}
+    there = outcome.reason is not None or all(path.is_file() for path in outputs)
+    return (outcome if there else None), known
 
 
 def read_text(clip: SourceClip) -> str:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +144,22 @@ def test_a_second_run_keeps_everything(prepared, corpus):
     assert (counts.prepared, counts.kept, counts.rejected) == (0, 3, 10)
     assert hashes(folder) == before
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+def test_a_copied_corpus_is_not_prepared_again(prepared, corpus, tmp_path):
+    folder, moved = shutil.copytree(prepared[0], tmp_path / "prepared"), shutil.copytree(corpus, tmp_path / "corpus")
+    for number, file in enumerate(path for path in moved.rglob("*") if path.is_file()):
+        os.utime(file, (number, number))
+    before = hashes(folder / "faces")
+    counts = prepare(select(lrs2(moved, LISTS), None, None), folder, SETTINGS, FACE, workers=1)
+    # What was rejected is looked at again: the reason names the file.
+    assert (counts.prepared, counts.kept, counts.rejected) == (0, 3, 10)
+    assert hashes(folder / "faces") == before
+    assert all(
+        str(moved) in json.loads(line)["source"] for line in (folder / "manifest.jsonl").read_text().splitlines()
+    )
+    again = prepare(select(lrs2(moved, LISTS), None, None), folder, SETTINGS, FACE, workers=1)
+    assert (again.prepared, again.kept, again.rejected) == (0, 3, 10)
 
 
 def test_missing_and_stale_files_are_made_again(prepared, corpus, tmp_path):
