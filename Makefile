@@ -33,10 +33,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(INSTALLED) ## The shipped weights fine-tuned on the embedded corpus -> outputs/demo/report.md (FROM=nothing: all from nothing)
+demo: $(INSTALLED) ## A corpus on the spot, the shipped weights fine-tuned on it -> outputs/demo/report.md (FROM=nothing)
 	$(RUN) scripts/demo.py $(if $(filter nothing,$(FROM)),,demo=shipped)
 
-grid: $(INSTALLED) ## The same on real people: make grid GRID=folder-of-the-GRID-corpus
+grid: $(INSTALLED) ## All from nothing on real people: make grid GRID=folder-of-the-GRID-corpus
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid GRID=..."; exit 1; }
 	$(RUN) scripts/demo.py demo=grid 'data.root="$(GRID)"'
 
@@ -72,4 +72,4 @@ format: $(INSTALLED) ## Mend what `make lint` finds, where a tool can
 	$(RUN) -m ruff format .
 
 clean: ## Remove what demo, ablation and stage1-report made: outputs and the embedded corpora
-	rm -rf outputs/demo outputs/ablation_* outputs/stage1 data/synthetic data/stage1 data/prepared/synthetic data/prepared/stage1
+	rm -rf outputs/demo outputs/demo_from_nothing outputs/ablation_* outputs/stage1 data/synthetic data/stage1 data/prepared/synthetic data/prepared/stage1

@@ -1,4 +1,4 @@
-"""Walk through the whole pipeline on a small corpus and write a report: python scripts/demo.py [demo=grid]"""
+"""Walk through the whole pipeline on a small corpus and write a report: python scripts/demo.py [demo=shipped|grid]"""
 
 from omegaconf import DictConfig
 
