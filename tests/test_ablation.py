@@ -29,9 +29,10 @@ def composed(command: str):
     [
         [],
         ["demo=grid", "data.root=/corpora/my grid", "sweep=[wav2lip]"],
+        ["recipe=grid", "data.root=/corpora/my grid"],
         ["recipe=grid_gpu", "data.root=/corpora/my grid"],
     ],
-    ids=["synthetic", "grid", "recipe"],
+    ids=["synthetic", "grid", "recipe", "recipe_gpu"],
 )
 def test_every_command_composes_and_writes_elsewhere(corpus):
     choices = config("seeds=1", *corpus)
