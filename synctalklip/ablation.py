@@ -1,6 +1,7 @@
 """The phases of a sweep over variants and seeds, from templates."""
 
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,16 @@ def sweep_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, l
     for name in dict.fromkeys(teacher for entry in variants.values() for teacher in entry["teachers"]):
         commands[name] = config["teachers"][name]
         needs[name] = ["prepare", "train_tokenizer", "pretrain"]
-    seeds = {variant: _seeds(config, entry) for variant, entry in variants.items()}
-    for seed in range(1, max(map(max, seeds.values())) + 1):
-        for variant, entry in variants.items():
-            if seed not in seeds[variant]:
-                continue
-            train, evaluate = f"{variant}_{seed}", f"evaluate_{variant}_{seed}"
-            fill = {"base": variant, **entry, "variant": variant, "seed": seed}
-            commands[train] = config["train"].format_map(fill)
-            needs[train] = ["prepare", *entry["teachers"], *entry.get("after", ())]
-            commands[evaluate] = config["evaluate"].format_map(fill)
-            needs[evaluate] = [train, *_judges(shared)]
+    runs = [(variant, seed) for variant, entry in variants.items() for seed in _seeds(config, entry)]
+    # The first seed of every variant comes before the second of any.
+    for variant, seed in sorted(runs, key=itemgetter(1)):
+        entry = variants[variant]
+        train, evaluate = f"{variant}_{seed}", f"evaluate_{variant}_{seed}"
+        fill = {"base": variant, **entry, "variant": variant, "seed": seed}
+        commands[train] = config["train"].format_map(fill)
+        needs[train] = ["prepare", *entry["teachers"], *entry.get("after", ())]
+        commands[evaluate] = config["evaluate"].format_map(fill)
+        needs[evaluate] = [train, *_judges(shared)]
     for table in config["tables"]:
         _add_table(config, table, variants, commands, needs)
     return commands, needs

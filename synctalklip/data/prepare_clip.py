@@ -130,9 +130,12 @@ def _date(file: Path) -> list[int]:
     return [file.stat().st_size, file.stat().st_mtime_ns]
 
 
-def _content(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _content(file: Path) -> str | None:
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return None  # who reads it next says what is wrong with it
 
 
 def _prepare_or_reject(

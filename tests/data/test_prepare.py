@@ -162,6 +162,13 @@ def test_a_copied_corpus_is_not_prepared_again(prepared, corpus, tmp_path):
     assert (again.prepared, again.kept, again.rejected) == (0, 3, 10)
 
 
+def test_a_file_that_cannot_be_read_is_rejected_with_its_reason(tmp_path):
+    (tmp_path / "video.mp4").symlink_to("/proc/self/mem")
+    clips = [SourceClip("a", tmp_path / "video.mp4", "train", text="bin blue at f two now")]
+    with pytest.raises(SyncTalklipError, match=r"video\.mp4: the file is empty"):
+        prepare(clips, tmp_path / "out", SETTINGS, FACE, workers=1)
+
+
 def test_missing_and_stale_files_are_made_again(prepared, corpus, tmp_path):
     clips = select(lrs2(corpus, LISTS), "test", None)
     first = prepare(clips, tmp_path, SETTINGS, FACE, workers=1)
