@@ -23,8 +23,8 @@ from synctalklip.generator.networks import build_networks
 from synctalklip.generator.objective import Objective, Painted
 from synctalklip.generator.optim import learning_rate_factor, set_learning_rate
 from synctalklip.generator.schedule import EncoderSwitch
-from synctalklip.generator.sync_expert import SyncExpert
 from synctalklip.generator.unet import generator_input, to_unit
+from synctalklip.syncnet.expert import SyncExpert
 
 Batch = dict[str, Any]
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}

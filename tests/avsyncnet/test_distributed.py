@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PRETRAIN, configure, overrides
+from stage1_factory import PRETRAIN, configure, overrides
 from torch import nn
 
 from synctalklip import checkpoint

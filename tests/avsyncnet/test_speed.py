@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import PRETRAIN, configure
+from stage1_factory import PRETRAIN, configure
 
 from synctalklip.avsyncnet.config import AVHubertConfig
 from synctalklip.avsyncnet.hubert import AVHubert

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PRETRAIN, configure, overrides
+from stage1_factory import PRETRAIN, configure, overrides
 
 from synctalklip import checkpoint
 from synctalklip.avsyncnet.criterion import NonFiniteLoss
