@@ -42,6 +42,19 @@ def activation(kind: str, channels: int) -> nn.Module:
     raise SyncTalklipError(f"resnet_relu_type is {kind!r}: choose prelu or relu")
 
 
+class StridedPointwise(nn.Conv2d):
+    """A 1x1 convolution with a stride that leaves the rows and columns between out before it multiplies.
+
+    The product is that of the strided form, whose AVX2 kernel in torch 2.11 writes beyond its memory in the backward
+    pass of channels_last images with fewer than eight channels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) -> (N, out, H / stride, W / stride)."""
+        down, across = self.stride
+        return F.conv2d(x[:, :, ::down, ::across], self.weight, self.bias)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut; (N, in, H, W) -> (N, out, H / stride, W / stride)."""
 
@@ -56,7 +69,7 @@ class BasicBlock(nn.Module):
         self.downsample = None
         if stride != 1 or channels_in != channels_out:
             self.downsample = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+                StridedPointwise(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from synctalklip import checkpoint
 from synctalklip.data import media
 from synctalklip.data.manifest import read_manifest, write_jsonl
 from synctalklip.data.workers import WorkerDied, run_in_workers
-from synctalklip.device import choose_device
+from synctalklip.device import choose_device, choose_precision, record_precision
 from synctalklip.errors import MetricError
 from synctalklip.evaluation.judges import describe_judges, load_judges
 from synctalklip.evaluation.ledger import Ledger, digest, pair_facts
@@ -60,7 +60,7 @@ def make_task(cfg: DictConfig, roi_mode: str, full_frame: bool, alone: bool) -> 
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
     device = choose_device(cfg.device)
-    source = open_source(cfg.generated, device, cfg.batch_size, roi_mode)
+    source = open_source(cfg.generated, device, cfg.batch_size, roi_mode, cfg.precision)
     scorer = Scorer(cfg, source, load_judges(cfg, roi_mode, device), full_frame)
     return lambda group: scorer.score(*group)
 
@@ -82,7 +82,12 @@ class Evaluation:
         clips = read_manifest(cfg.data.prepared, cfg.split)
         self.pairs = pair_clips(clips, cfg.setting)[: cfg.limit]
         self.roi_mode = clips[0].roi_mode
-        self.source = open_source(cfg.generated, choose_device(cfg.device), cfg.batch_size, self.roi_mode)
+        device = choose_device(cfg.device)
+        precision = choose_precision(cfg.precision, device)
+        record_precision(precision, "precision", self.directory)
+        # The processes that score do not choose again.
+        cfg.precision = precision.name
+        self.source = open_source(cfg.generated, device, cfg.batch_size, self.roi_mode, cfg.precision)
         self.name = cfg.name or self.source.name
         self.described = describe_judges(cfg, self.source)
         self.full_frame = self._has_sources()
@@ -141,6 +146,7 @@ class Evaluation:
         """The key of each clip of a group: all that its scores depend on, and nothing else."""
         cfg, source = self.cfg, self.source
         method = [source.kind, checkpoint.file_hash(source.file) if source.file else None]
+        method += [cfg.precision] if source.kind == "generator" else []
         judged = [_anonymous(self.described), cfg.syncnet.max_shift, self.full_frame, cfg.quality, cfg.openness]
         rest = [cfg.setting, cfg.faces, cfg.detector]
         facts = [OmegaConf.to_container(part) if isinstance(part, DictConfig) else part for part in judged + rest]
@@ -198,6 +204,7 @@ class Evaluation:
             "kind": self.source.kind,
             "generated": self.cfg.generated,
             "generated_sha256": checkpoint.file_hash(self.source.file) if self.source.file else None,
+            "precision": self.cfg.precision if self.source.kind == "generator" else None,
             "corpus": self.cfg.data.name,
             "split": self.cfg.split,
             "setting": self.cfg.setting,

@@ -133,17 +133,18 @@ class Generator(_Stored):
         device: where to run.
         batch_size: frames painted at once.
         roi_mode: ROI mode of the corpus; another one is refused.
+        precision: see `device.choose_precision`.
     """
 
     kind = "generator"
 
-    def __init__(self, path: Path, device: torch.device, batch_size: int, roi_mode: str) -> None:
+    def __init__(self, path: Path, device: torch.device, batch_size: int, roi_mode: str, precision: str) -> None:
         from synctalklip.generator.fused import Painter
         from synctalklip.generator.model import load_generator
 
         self.file, self.device, self.batch_size = path, device, batch_size
         self.model = load_generator(path, device, roi_mode)
-        self.paint = Painter(self.model, "fp32", device)
+        self.paint = Painter(self.model, precision, device)
         run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
         self.name = path.name if path.is_dir() else run.name or path.stem
 
@@ -228,8 +229,8 @@ def _check_size(path: Path, frame: np.ndarray, box: np.ndarray, size: tuple[int,
         raise VideoError(f"{path} has frames of {width}x{height}, {wanted}: generate at the size of the source video")
 
 
-def open_source(generated: str, device: torch.device, batch_size: int, roi_mode: str) -> Source:
-    """The source named by `generated`: ground_truth, still_mouth, a generator checkpoint, or a folder.
+def open_source(generated: str, device: torch.device, batch_size: int, roi_mode: str, precision: str) -> Source:
+    """The source named by `generated`: ground_truth, still_mouth, a generator checkpoint (in `precision`), or a folder.
 
     Raises:
         MetricError: it is none of these.
@@ -240,7 +241,7 @@ def open_source(generated: str, device: torch.device, batch_size: int, roi_mode:
         return plain[generated]()
     path = Path(generated)
     if path.is_file() or (path / checkpoint.CONFIG).is_file():
-        return Generator(path, device, batch_size, roi_mode)
+        return Generator(path, device, batch_size, roi_mode, precision)
     if path.is_dir():
         return Videos(path)
     raise MetricError(

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from synctalklip.device import choose_precision
 from synctalklip.generator.unet import UPPER_ROWS, UNetGenerator, generator_input
-
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class TalkingFace(Protocol):
@@ -28,21 +27,6 @@ class TalkingFace(Protocol):
         ...
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself; where it does not, that is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """ "auto" as what it means on the device: "bf16" where the device has it, else "fp32"."""
-    if precision != "auto":
-        return precision
-    return "bf16" if has_bf16(device) else "fp32"
-
-
 class Painter:
     """Paints the lower halves of faces; the model itself stays as it is.
 
@@ -51,14 +35,14 @@ class Painter:
 
     Args:
         model: in eval mode.
-        precision: one of `PRECISIONS`.
+        precision: "fp32", "bf16" or "auto", see `device.choose_precision`.
         device: where the model lives.
     """
 
     def __init__(self, model: TalkingFace, precision: str, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self.precision = choose_precision(precision, self.device)
-        self.model = _prepared(model, self.precision) if isinstance(model, UNetGenerator) else model
+        self.model = _prepared(model, self.precision.name) if isinstance(model, UNetGenerator) else model
 
     @torch.inference_mode()
     def __call__(self, poses: np.ndarray, identities: np.ndarray, speech: Tensor) -> np.ndarray:
@@ -76,7 +60,7 @@ class Painter:
         targets = torch.from_numpy(poses).to(self.device)
         identity = torch.from_numpy(identities).to(self.device).expand_as(targets)
         inputs = generator_input(targets, identity).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self.precision.autocast(self.device):
             painted = self.model(inputs, speech)
         lower = painted[:, :, UPPER_ROWS:].float().clamp(0, 1) * 255
         return lower.round().byte().permute(0, 2, 3, 1).cpu().numpy()

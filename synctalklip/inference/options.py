@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from synctalklip.checkpoint import file_hash
 from synctalklip.cli import CONFIGS
 from synctalklip.data.tracking import LARGEST
+from synctalklip.device import PRECISIONS
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.fused import PRECISIONS
 
 SILENT_OPTIONS = ("progress", "batch_size", "buffer_mb")
 """Options that leave the video as it is."""

@@ -124,7 +124,7 @@ def synthesize(
         painted=painted,
         faces_missing=spoken - painted,
         speech_seconds=len(wave) / SAMPLE_RATE,
-        precision=painter.precision,
+        precision=painter.precision.name,
         seconds_tracking=tracked,
         seconds_painting=watch.total() - tracked,
         seconds_by_phase=watch.seconds(),

@@ -15,7 +15,7 @@ from torch import nn
 
 from synctalklip.benchmark.timing import median_seconds
 from synctalklip.checkpoint import write_atomically
-from synctalklip.device import choose_device
+from synctalklip.device import choose_device, choose_precision
 from synctalklip.errors import SyncTalklipError
 from synctalklip.pipeline.phases import Phase, elapsed, name_machine, read_state
 from synctalklip.pipeline.report import plot_curves, read_curves
@@ -70,14 +70,15 @@ def expectations(config: Mapping[str, Any], names: Sequence[str], root: Path) ->
 
 
 def probe_seconds(device: torch.device) -> float:
-    """Seconds of one training step of a small conv net on `device`, in bfloat16 where the device has it."""
+    """Seconds of one training step of a small conv net on `device`, in the precision that it computes in."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Conv2d(64, 3, 3, padding=1)).to(device)
     images = torch.rand(4, 3, 96, 96, device=device)
+    precision = choose_precision("auto", device)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
+        with precision.autocast(device):
             net(images).square().mean().backward()
 
     return median_seconds(step, device, repeats=3)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from synctalklip import checkpoint
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import read_manifest
+from synctalklip.device import choose_device, choose_precision, record_precision
 from synctalklip.errors import MetricError
 from synctalklip.syncnet.data import SegmentBatches, long_enough
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet, score_clip
@@ -112,7 +113,12 @@ class Trainer:
 
     def __init__(self, cfg: DictConfig, train: ClipReader, valid: ClipReader) -> None:
         self.cfg, self.valid = cfg, valid
-        self.accelerator = Accelerator(cpu=cfg.trainer.cpu, mixed_precision=cfg.trainer.mixed_precision)
+        self.directory = Path(cfg.run.dir)
+        device = choose_device("cpu" if cfg.trainer.cpu else "auto")
+        self.precision = choose_precision(cfg.trainer.precision, device, self._begun())
+        self.accelerator = Accelerator(cpu=cfg.trainer.cpu, mixed_precision=self.precision.mixed_precision)
+        if self.accelerator.is_main_process:
+            record_precision(self.precision, "trainer.precision", self.directory)
         torch.manual_seed(cfg.seed)
         self.structure = OmegaConf.to_container(cfg.syncnet, resolve=True)
         pair = PairEmbedder(build_syncnet(**self.structure))
@@ -120,7 +126,6 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(pair, optimizer)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = SegmentBatches(train, cfg.train, cfg.seed, rank, world)
-        self.directory = Path(cfg.run.dir)
         self.step = 0
 
     @property
@@ -131,6 +136,10 @@ class Trainer:
     def last(self) -> Path:
         """Where the state for resuming lies."""
         return self.directory / "checkpoints" / "last.pt"
+
+    def _begun(self) -> str | None:
+        """The precision of the run that is gone on from."""
+        return checkpoint.load(self.last, kind="syncnet_training").get("precision") if self.last.exists() else None
 
     def learning_rate(self) -> float:
         """Linear warm-up, then linearly down to zero at the last step."""
@@ -165,7 +174,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         weights = self.syncnet.state_dict()
-        state = {"kind": "syncnet_training", "model": weights, "step": self.step}
+        state = {"kind": "syncnet_training", "model": weights, "step": self.step, "precision": self.precision.name}
         checkpoint.save(self.last, state | {"optimizer": self.optimizer.state_dict()})
         info = SyncNetInfo(self.structure["structure"], self.cfg.data.name, self.step)
         save_syncnet(self.directory / "syncnet.pt", self.syncnet, self.structure, info)

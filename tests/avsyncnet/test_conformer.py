@@ -164,7 +164,7 @@ def test_overfits_two_clips_and_reads_them(prepared, tmp_path):
         "fairseq.checkpoint.save_interval=40",
         "fairseq.task.modalities=[video]",
         "loss.lambda_audio=0",
-        "fairseq.criterion.amp_bf16=false",
+        "fairseq.criterion.precision=fp32",
         "fairseq.model.conformer_dropout=0",
         "fairseq.model.decoder_dropout=0",
         "fairseq.task.augmentation={flip:0,random_crop:false,resample:0,jitter:0}",

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from synctalklip.avsyncnet.config import AVHubertConfig
-from synctalklip.cli import CONFIGS
-from synctalklip.generator import fused as module
-from synctalklip.generator.fused import Painter, choose_precision
+from synctalklip.generator.fused import Painter
 from synctalklip.generator.model import TalkingFaceGenerator
 from synctalklip.generator.unet import UPPER_ROWS, UNetGenerator, generator_input
 
@@ -61,14 +59,6 @@ def test_what_makes_it_fast_is_there():
     assert {value.dtype for value in fast.state_dict().values()} == {torch.bfloat16}
     kernels = [p for p in fast.parameters() if p.dim() == 4 and min(p.shape) > 1]
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
-
-
-def test_auto_is_bf16_where_the_device_has_it(monkeypatch):
-    for able, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(module, "has_bf16", lambda _, able=able: able)
-        assert choose_precision("auto", torch.device("cpu")) == expected
-        assert choose_precision("fp32", torch.device("cpu")) == "fp32"
-    assert "precision: auto" in (CONFIGS / "generate.yaml").read_text()
 
 
 def test_the_audio_encoder_is_shared_and_left_alone(batch):
