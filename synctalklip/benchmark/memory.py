@@ -23,8 +23,6 @@ from synctalklip.device import Precision
 from synctalklip.errors import SyncTalklipError
 
 HEADER = ("freed memory", "ms a step", "CPU ms", "system ms", "page faults", "CPU, times", "steps")
-# Of a part's time; the rest is for two starts of Python and torch.
-_SHARE = 0.25
 
 
 def section(cfg: DictConfig) -> Section:
@@ -45,8 +43,10 @@ def _task(cfg: DictConfig) -> DictConfig:
 
 
 def _compare(task: DictConfig, budget: Budget) -> Rows:
-    task = OmegaConf.merge(task, {"seconds": _SHARE * budget.seconds})
-    found = [_run(OmegaConf.merge(task, {"keep": keep})) for keep in (True, False)]
+    found = []
+    for keep, share in ((True, 0.5), (False, 1.0)):
+        until = time.time() + share * max(0.0, budget.left())
+        found.append(_run(OmegaConf.merge(task, {"keep": keep, "until": until})))
     rows = []
     for one in found:
         name = "kept, as by every script" if one["kept"] else "as the C library has it"
@@ -67,7 +67,7 @@ def _run(task: DictConfig) -> dict[str, float]:
 
 
 def measure_steps(task: DictConfig) -> dict[str, float]:
-    """Train in this process for `steps` steps, or until `seconds` are over.
+    """Train in this process for `steps` steps, or for one and those that begin before the clock shows `until`.
 
     Returns:
         Whether memory is kept, the number of steps, their wall, CPU and system time in seconds, and their page faults.
@@ -81,7 +81,7 @@ def measure_steps(task: DictConfig) -> dict[str, float]:
     step = training_step(model, loss, Precision("fp32", "measured"), device)
     step(batch)
     before, started, steps = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), 0
-    while steps < task.steps and time.perf_counter() - started < task.seconds:
+    while steps == 0 or (steps < task.steps and time.time() < task.until):
         step(batch)
         steps += 1
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
