@@ -244,6 +244,7 @@ def test_what_is_measured_is_shown_before_it_ends(capsys):
     assert report.count("| one") == 2
 
 
+@pytest.mark.trains
 def test_the_whole_benchmark_runs_small(capsys):
     from synctalklip.benchmark.stage1 import run
 
@@ -287,6 +288,7 @@ def narrow_stage2():
     return cfg
 
 
+@pytest.mark.trains
 def test_a_step_of_stage_2_is_the_trainers_and_timed_in_all_its_phases(tmp_path, accelerator_state):
     from synctalklip.benchmark import stage2_steps
 
@@ -308,6 +310,7 @@ def test_a_step_of_stage_2_is_the_trainers_and_timed_in_all_its_phases(tmp_path,
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items()), name
 
 
+@pytest.mark.trains
 def test_stage_2_is_measured_in_both_forms(accelerator_state):
     from synctalklip.benchmark.stage2 import run
 
