@@ -178,7 +178,7 @@ def test_a_step_of_stage_2_is_timed_in_all_its_phases_and_teaches_both_players(t
 
     from synctalklip.benchmark import stage2
 
-    narrow = ["generator=tiny", "generator.width=0.0625", "discriminator=tiny", "audio_encoder=all"]
+    narrow = ["generator=tiny", "generator.width=0.0625", "discriminator=tiny", "audio_encoder.trainable=all"]
     small = [f"encoder.{name}={value}" for name, value in SMALL.items()]
     small += ["encoder=tiny", "device=cpu", "stage2.clip_frames=15", "stage2.windows=2"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
