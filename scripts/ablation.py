@@ -14,9 +14,9 @@ def main(cfg: DictConfig) -> None:
 
     from omegaconf import OmegaConf
 
-    from synctalklip.ablation import check_claims, join_tables, sweep_phases
     from synctalklip.checkpoint import write_atomically
-    from synctalklip.phases import run_phases
+    from synctalklip.pipeline.ablation import check_claims, join_tables, sweep_phases
+    from synctalklip.pipeline.phases import run_phases
 
     root = Path(__file__).resolve().parent.parent
     directory = Path(cfg.run.dir).resolve()

@@ -14,9 +14,9 @@ def main(cfg: DictConfig) -> None:
 
     from omegaconf import OmegaConf
 
-    from synctalklip.check_results import compare, read_stated
     from synctalklip.errors import SyncTalklipError
-    from synctalklip.phases import run_phases
+    from synctalklip.pipeline.phases import run_phases
+    from synctalklip.tables.check_results import compare, read_stated
 
     root = Path(__file__).resolve().parent.parent
     config = OmegaConf.to_container(cfg)

@@ -7,7 +7,7 @@ from synctalklip.cli import entry
 
 @entry("convert_checkpoint")
 def main(cfg: DictConfig) -> None:
-    from synctalklip.convert import convert
+    from synctalklip.public_weights.convert import convert
 
     for line in convert(cfg.input, cfg.output, cfg.to, cfg.roi_mode, cfg.tokenizer):
         print(line)

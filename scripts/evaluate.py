@@ -7,7 +7,7 @@ from synctalklip.cli import entry
 
 @entry("evaluate")
 def main(cfg: DictConfig) -> None:
-    from synctalklip.metrics.evaluate import evaluate
+    from synctalklip.evaluation.evaluate import evaluate
 
     print(evaluate(cfg))
 

@@ -10,8 +10,8 @@ from synctalklip.cli import entry
 
 @entry("figures")
 def main(cfg: DictConfig) -> None:
-    from synctalklip.metrics.figures import draw_figures, write_figures
-    from synctalklip.metrics.table import load_run
+    from synctalklip.tables.figures import draw_figures, write_figures
+    from synctalklip.tables.table import load_run
 
     drawn = draw_figures(
         [load_run(path) for path in cfg.runs],

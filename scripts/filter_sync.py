@@ -7,7 +7,7 @@ from synctalklip.cli import entry
 
 @entry("filter_sync")
 def main(cfg: DictConfig) -> None:
-    from synctalklip.metrics.sync_filter import filter_sync
+    from synctalklip.syncnet.filter import filter_sync
 
     print(filter_sync(cfg))
 

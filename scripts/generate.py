@@ -13,8 +13,8 @@ def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from synctalklip.errors import SyncTalklipError
-    from synctalklip.generator.jobs import Job, read_jobs, run_jobs, swap_jobs
-    from synctalklip.generator.options import Options
+    from synctalklip.inference.jobs import Job, read_jobs, run_jobs, swap_jobs
+    from synctalklip.inference.options import Options
 
     options = Options.from_config(cfg)
     single = [cfg.video, cfg.audio, cfg.output]
@@ -31,9 +31,9 @@ def main(cfg: DictConfig) -> None:
 
     import torch
 
-    from synctalklip.build import build
+    from synctalklip.cli import build
     from synctalklip.generator.model import load_generator
-    from synctalklip.generator.synthesize import synthesize
+    from synctalklip.inference.synthesize import synthesize
 
     device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = load_generator(cfg.checkpoint, device)

@@ -8,7 +8,7 @@ from synctalklip.cli import entry
 @entry("prepare")
 def main(cfg: DictConfig) -> None:
     """Find the clips of the corpus and prepare what is missing."""
-    from synctalklip.build import build
+    from synctalklip.cli import build
     from synctalklip.data.layouts import select
     from synctalklip.data.prepare import prepare
     from synctalklip.data.prepare_clip import Settings

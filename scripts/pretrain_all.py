@@ -11,9 +11,9 @@ def main(cfg: DictConfig) -> None:
 
     from omegaconf import OmegaConf
 
-    from synctalklip.avsyncnet.iterations import commands, iteration_table
     from synctalklip.checkpoint import write_atomically
-    from synctalklip.phases import run_phases
+    from synctalklip.pipeline.iterations import commands, iteration_table
+    from synctalklip.pipeline.phases import run_phases
 
     root = Path(__file__).resolve().parent.parent
     directory = Path(cfg.run.dir).resolve()

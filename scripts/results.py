@@ -15,13 +15,13 @@ def main(cfg: DictConfig) -> None:
 
     from omegaconf import OmegaConf
 
-    from synctalklip.results import chosen_phases, expectations, write_results
+    from synctalklip.pipeline.results import chosen_phases, expectations, write_results
 
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
     root = Path(__file__).resolve().parent.parent
     config = OmegaConf.to_container(cfg)
     if cfg.only or not cfg.write:
-        from synctalklip.phases import run_phases
+        from synctalklip.pipeline.phases import run_phases
 
         commands, needs = chosen_phases(config)
         print(expectations(config, list(commands), root), flush=True)

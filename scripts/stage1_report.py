@@ -10,7 +10,7 @@ def main(cfg: DictConfig) -> None:
     import logging
     from pathlib import Path
 
-    from synctalklip.report import run_and_report
+    from synctalklip.pipeline.report import run_and_report
 
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
     print(f"report: {run_and_report(cfg, Path(__file__).resolve().parent.parent)}")

@@ -14,11 +14,11 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.errors import SyncTalklipError
 
     if cfg.action == "make":
-        from synctalklip.metrics.study.make import make
+        from synctalklip.study.make import make
 
         print(make(cfg))
     elif cfg.action == "collect":
-        from synctalklip.metrics.study.collect import collect
+        from synctalklip.study.collect import collect
 
         print(collect(cfg))
     else:

@@ -8,9 +8,9 @@ from synctalklip.cli import entry
 @entry("table2")
 def main(cfg: DictConfig) -> None:
     from synctalklip.avsyncnet.decode import Generation
-    from synctalklip.avsyncnet.table2 import compare, tables, write
     from synctalklip.data.manifest import read_manifest
     from synctalklip.device import choose_device
+    from synctalklip.evaluation.table2 import compare, tables, write
 
     clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
     device = choose_device(cfg.device)

@@ -7,7 +7,7 @@ from synctalklip.cli import entry
 
 @entry("train_syncnet")
 def main(cfg: DictConfig) -> None:
-    from synctalklip.metrics.syncnet_training import train_syncnet
+    from synctalklip.syncnet.train import train_syncnet
 
     scores = train_syncnet(cfg)
     print(

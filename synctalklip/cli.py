@@ -1,4 +1,4 @@
-"""Entry of every script: Hydra composes, user errors become one line on stderr."""
+"""Entry of every script: Hydra composes and builds, user errors become one line on stderr."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from synctalklip.errors import SyncTalklipError
@@ -56,3 +58,17 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable
         return hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)
 
     return decorate
+
+
+def build(config: Any, **extra: Any) -> Any:
+    """`hydra.utils.instantiate` of what a config names with `_target_`; a user error keeps its own sentence.
+
+    Raises:
+        SyncTalklipError: as raised by what is built.
+    """
+    try:
+        return instantiate(config, **extra)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, SyncTalklipError):
+            raise error.__cause__ from None
+        raise

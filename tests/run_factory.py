@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from synctalklip.metrics.runs import Run, load_run
+from synctalklip.tables.runs import Run, load_run
 
 READERS = {"WER": {"name": "reader", "sha256": "r", "decoding": "free", "beam": 1}}
 

@@ -26,7 +26,7 @@ def test_scripts_are_thin(script):
 
 def test_inference_does_not_pay_for_fairseq():
     code = (
-        "import sys, synctalklip.generator.synthesize, synctalklip.avsyncnet.expert; sys.exit('fairseq' in sys.modules)"
+        "import sys, synctalklip.inference.synthesize, synctalklip.avsyncnet.expert; sys.exit('fairseq' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

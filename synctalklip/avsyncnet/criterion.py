@@ -20,6 +20,7 @@ from torch.nn import functional
 from synctalklip.avsyncnet.measures import alignment_counts, ctc
 from synctalklip.avsyncnet.search import greedy
 from synctalklip.data.text import PAD
+from synctalklip.device import Precision
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import alignment, lip_reading, masked_prediction, weighted_sum
 from synctalklip.metrics.intelligibility import word_counts
@@ -42,10 +43,9 @@ def assert_finite(loss: Tensor, terms: dict[str, Tensor], sample: dict[str, Any]
     )
 
 
-def _autocast(model: Any, sample: dict[str, Any], enabled: bool) -> torch.autocast:
-    """bfloat16 for training only: validation computes what inference computes."""
-    device = sample["net_input"]["padding_mask"].device.type
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled and model.training)
+def _autocast(model: Any, sample: dict[str, Any], precision: str) -> torch.autocast:
+    """`precision` for training only: validation computes what inference computes."""
+    return Precision(precision, "").autocast(sample["net_input"]["padding_mask"].device, enabled=model.training)
 
 
 def _log_means(logging_outputs: list[Logging], weights: dict[str, str], priority: int = 10) -> None:
@@ -66,7 +66,7 @@ class MaskedPredictionConfig(FairseqDataclass):
 
     alpha: float = field(default=MISSING, metadata={"help": "weight of the unmasked frames: 0 base, 1 large"})
     features_pen: float = field(default=MISSING, metadata={"help": "weight of the mean square of the features"})
-    amp_bf16: bool = field(default=MISSING, metadata={"help": "training passes under bfloat16 autocast"})
+    precision: str = field(default=MISSING, metadata={"help": "of training passes: fp32 or bf16"})
 
 
 @register_criterion("masked_prediction", dataclass=MaskedPredictionConfig)
@@ -79,7 +79,7 @@ class MaskedPredictionCriterion(FairseqCriterion):
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, Logging]:
         """Loss summed over frames, its sample size, logged sums."""
-        with _autocast(model, sample, self.cfg.amp_bf16):
+        with _autocast(model, sample, self.cfg.precision):
             out = model(targets=sample["labels"], need_unmasked=self.cfg.alpha > 0, **sample["net_input"])
         terms: dict[str, Tensor] = {}
         log: Logging = {"ntokens": int(sample["frames"].sum()), "nsentences": len(sample["id"])}
@@ -143,7 +143,7 @@ class LipReadingAlignmentConfig(FairseqDataclass):
         metadata={"help": "[a, b]: L_av is off until update a, then grows linearly to lambda_av at update b"},
     )
     freeze_updates: int = field(default=MISSING, metadata={"help": "updates before the encoder learns"})
-    amp_bf16: bool = field(default=MISSING, metadata={"help": "training passes under bfloat16 autocast"})
+    precision: str = field(default=MISSING, metadata={"help": "of training passes: fp32 or bf16"})
 
 
 @register_criterion("lip_reading_alignment", dataclass=LipReadingAlignmentConfig)
@@ -176,7 +176,7 @@ class LipReadingAlignmentCriterion(FairseqCriterion):
         has_audio = sample["net_input"]["audio"] is not None
         if not has_audio and (cfg.lambda_av or cfg.lambda_audio):
             raise SyncTalklipError("lambda_av and lambda_audio need sound: add audio to fairseq.task.modalities")
-        with _autocast(model, sample, cfg.amp_bf16):
+        with _autocast(model, sample, cfg.precision):
             out = model(
                 **sample["net_input"],
                 # Validation reports the distance whether it is trained or not.

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synctalklip import checkpoint
 from synctalklip.avsyncnet.launch import is_first, join_processes, plan_updates, wait_for_all
+from synctalklip.device import Precision, choose_device, choose_precision, record_precision
 from synctalklip.errors import SyncTalklipError
 
 logger = logging.getLogger(__name__)
@@ -123,10 +124,28 @@ def complete_sizes(node: DictConfig) -> None:
             "fairseq.criterion.freeze_updates keeps an encoder of random weights: give init_from=<checkpoint>, or set "
             "it to 0"
         )
+    if node.model.get("frozen_stages") and not node.model.init_from:
+        raise ConfigError(
+            "fairseq.model.frozen_stages keeps stages of random weights: give init_from=<checkpoint>, or 0"
+        )
     if node.criterion.freeze_updates and node.optimizer.get("weight_decay"):
         raise ConfigError(
             "fairseq.optimizer.weight_decay would shrink the weights that freeze_updates holds: set it to 0"
         )
+
+
+def settle_precision(node: DictConfig) -> Precision:
+    """Replace `auto` in `node.criterion.precision` by what the device computes in; a run that goes on keeps its own.
+
+    Raises:
+        SyncTalklipError: the run began in another precision than is asked for.
+    """
+    stored = _stored(node)
+    begun = None if stored is None else _settings(stored)["criterion.precision"]
+    device = choose_device("cpu" if node.common.cpu else "auto")
+    chosen = choose_precision(node.criterion.precision, device, begun)
+    node.criterion.precision = chosen.name
+    return chosen
 
 
 def repair_last_checkpoint(folder: str | Path) -> None:
@@ -171,17 +190,23 @@ def assert_same_run(node: DictConfig) -> None:
     Raises:
         ConfigError: names the first setting that differs.
     """
-    folder = Path(node.checkpoint.save_dir)
-    stored = folder.parent / "fairseq.yaml"
-    if not (folder / "checkpoint_last.pt").exists() or not stored.is_file():
+    folder, stored = Path(node.checkpoint.save_dir), _stored(node)
+    if stored is None:
         return
-    before, wanted = _settings(OmegaConf.load(stored)), _settings(node)
+    before, wanted = _settings(stored), _settings(node)
     for name in sorted(before.keys() | wanted.keys()):
         if before.get(name) != wanted.get(name):
             raise ConfigError(
                 f"{folder.parent} holds a run with fairseq.{name}={before.get(name)}, and {wanted.get(name)} is asked "
                 "for: give another run.name, or delete that folder to start anew"
             )
+
+
+def _stored(node: DictConfig) -> DictConfig | None:
+    """The configuration of the run that `node` goes on with; None where there is none."""
+    folder = Path(node.checkpoint.save_dir)
+    file = folder.parent / "fairseq.yaml"
+    return OmegaConf.load(file) if (folder / "checkpoint_last.pt").exists() and file.is_file() else None
 
 
 def _settings(node: DictConfig) -> dict[str, Any]:
@@ -197,6 +222,11 @@ def _settings(node: DictConfig) -> dict[str, Any]:
 
     for section in _IDENTITY:
         walk(OmegaConf.to_container(node[section]), section)
+    # What runs of earlier versions did without a setting of that name, and their name for the precision.
+    if "model._name" in found and found["model._name"] != "avhubert":
+        found.setdefault("model.frozen_stages", 0)
+    if "criterion.amp_bf16" in found:
+        found["criterion.precision"] = "bf16" if found.pop("criterion.amp_bf16") else "fp32"
     return found
 
 
@@ -237,6 +267,7 @@ def train(cfg: DictConfig) -> Path:
     from fairseq.distributed.utils import call_main
 
     complete_sizes(node)
+    precision = settle_precision(node)
     join_processes(node)
     plan_updates(node)
     _forget_previous_run()
@@ -245,6 +276,7 @@ def train(cfg: DictConfig) -> Path:
         assert_same_run(node)
         folder.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(node, folder.parent / "fairseq.yaml")
+        record_precision(precision, "fairseq.criterion.precision", cfg.run.dir)
     call_main(node, _train_in_process)
     return folder
 

@@ -10,9 +10,9 @@ from tqdm import tqdm
 from synctalklip.benchmark.timing import median_seconds
 from synctalklip.cli import CONFIGS
 from synctalklip.device import choose_device, describe_device
-from synctalklip.generator.painter import Painter
+from synctalklip.generator.fused import Painter
 from synctalklip.generator.unet import UNetGenerator
-from synctalklip.markdown import table
+from synctalklip.tables.markdown import table
 
 
 def run(cfg: DictConfig) -> str:

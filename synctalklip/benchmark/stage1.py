@@ -11,7 +11,7 @@ from synctalklip.benchmark.stage1_steps import HEADER, PRECISIONS, measure
 from synctalklip.benchmark.timing import Comparison, matmul_peak
 from synctalklip.device import choose_device, describe_device
 from synctalklip.errors import SyncTalklipError
-from synctalklip.markdown import table
+from synctalklip.tables.markdown import table
 
 
 def run(cfg: DictConfig) -> str:

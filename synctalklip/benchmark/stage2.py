@@ -30,7 +30,7 @@ from synctalklip.device import choose_device, describe_device
 from synctalklip.generator.loaders import StageTwoData
 from synctalklip.generator.objective import READ, insert_faces
 from synctalklip.generator.players import Batch, Players
-from synctalklip.markdown import table
+from synctalklip.tables.markdown import table
 
 PHASES = ("generator", "expert", "discriminator in G", "backward G", "update G", "discriminator step")
 PLAIN = ["trainer.precision=fp32", "trainer.channels_last=false", "trainer.frozen_mb=0", "trainer.compile=null"]

@@ -16,9 +16,9 @@ from synctalklip.benchmark.stage1_parts import load_naive
 from synctalklip.benchmark.timing import Comparison, compare
 from synctalklip.cli import CONFIGS
 from synctalklip.device import choose_device, describe_device
-from synctalklip.markdown import table
-from synctalklip.metrics.sync import build_syncnet
-from synctalklip.metrics.syncnet import COEFFICIENTS, FACE, STEPS_PER_FRAME
+from synctalklip.syncnet.lse import build_syncnet
+from synctalklip.syncnet.network import COEFFICIENTS, FACE, STEPS_PER_FRAME
+from synctalklip.tables.markdown import table
 
 
 def measure(cfg: DictConfig, device: torch.device, naive: ModuleType) -> Iterator[Comparison]:

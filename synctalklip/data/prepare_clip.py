@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from synctalklip.build import build
+from synctalklip.cli import build
 from synctalklip.data import media
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.data.geometry import (

@@ -22,7 +22,7 @@ from synctalklip.data.features import audio_features
 from synctalklip.data.manifest import Clip
 from synctalklip.data.text import Tokenizer
 from synctalklip.errors import SyncTalklipError
-from synctalklip.metrics.syncnet import sound_windows
+from synctalklip.syncnet.network import sound_windows
 
 
 class WindowDataset(Dataset):

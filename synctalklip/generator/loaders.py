@@ -12,7 +12,7 @@ from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import Clip, read_manifest
 from synctalklip.data.windows import ImageBudget, WindowConfig, WindowDataset, collate
 from synctalklip.errors import SyncTalklipError
-from synctalklip.metrics.syncnet import FRAMES
+from synctalklip.syncnet.network import FRAMES
 
 
 class StageTwoData:

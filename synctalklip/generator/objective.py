@@ -21,7 +21,7 @@ from synctalklip.data.features import CROP_SIZE, normalize_roi
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.frozen import Frozen
 from synctalklip.generator.schedule import LossSchedule
-from synctalklip.generator.sync_expert import SyncExpert
+from synctalklip.syncnet.expert import SyncExpert
 
 PREFIX = "lambda_"
 CHOICES = {

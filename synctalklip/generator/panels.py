@@ -11,8 +11,8 @@ from torch import Tensor
 from synctalklip.checkpoint import write_atomically
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.media import write_video
+from synctalklip.generator.fused import Painter, paint_clip
 from synctalklip.generator.model import TalkingFaceGenerator
-from synctalklip.generator.painter import Painter, paint_clip
 from synctalklip.generator.unet import mask_lower_half, to_unit
 
 AMPLIFIED = 4

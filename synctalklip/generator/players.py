@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from synctalklip import checkpoint, losses
 from synctalklip.avsyncnet.expert import Expert, load_expert
+from synctalklip.device import Precision, choose_device, choose_precision, record_precision
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.discriminator import readonly
 from synctalklip.generator.frozen import Frozen
@@ -23,11 +24,11 @@ from synctalklip.generator.networks import build_networks
 from synctalklip.generator.objective import Objective, Painted
 from synctalklip.generator.optim import learning_rate_factor, set_learning_rate
 from synctalklip.generator.schedule import EncoderSwitch
-from synctalklip.generator.sync_expert import SyncExpert
+from synctalklip.generator.state import StateFolder
 from synctalklip.generator.unet import generator_input, to_unit
+from synctalklip.syncnet.expert import SyncExpert
 
 Batch = dict[str, Any]
-PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 
 class Players:
@@ -44,6 +45,8 @@ class Players:
             torch.set_num_threads(self.options["threads"])
         set_seed(config["seed"])
         self.switch = EncoderSwitch(**config["audio_encoder"]["unfreeze"])
+        self.folder = StateFolder(self.output / "checkpoints" / "last")
+        self.precision = self._precision()
         self.accelerator = self._accelerator()
         device = self.accelerator.device
         self.expert: Expert = load_expert(config["expert"]["path"]).to(device)
@@ -61,16 +64,22 @@ class Players:
         self.guard = FiniteGuard(at_once=device.type == "cpu", advice=advice)
         self.step = 0
 
+    def _precision(self) -> Precision:
+        """Chosen by the device at the beginning; a run that goes on keeps it."""
+        begun = (self.folder.read() or {}).get("precision")
+        device = choose_device("cpu" if self.options["cpu"] else "auto")
+        chosen = choose_precision(self.options["precision"], device, begun)
+        if PartialState(cpu=self.options["cpu"]).is_main_process:
+            record_precision(chosen, "trainer.precision", self.output)
+        return chosen
+
     def _accelerator(self) -> Accelerator:
-        precision = self.options["precision"]
-        if precision not in PRECISIONS:
-            raise SyncTalklipError(f"trainer.precision is '{precision}'; use one of {', '.join(PRECISIONS)}")
         # Steps before the encoder learns do not use its parameters, nor those of a layer that is dropped.
         trainable = self.config["audio_encoder"]["trainable"]
         unused = trainable == "all" or (trainable != "none" and not self.switch.reach(0))
         distributed = DistributedDataParallelKwargs(find_unused_parameters=unused)
         return Accelerator(
-            mixed_precision=PRECISIONS[precision], cpu=self.options["cpu"], kwargs_handlers=[distributed]
+            mixed_precision=self.precision.mixed_precision, cpu=self.options["cpu"], kwargs_handlers=[distributed]
         )
 
     def _load_sync_expert(self, device: torch.device) -> SyncExpert | None:

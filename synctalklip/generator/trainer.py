@@ -44,7 +44,6 @@ class Trainer(Players):
     def __init__(self, config: Mapping[str, Any]):
         super().__init__(config)
         self.data = StageTwoData(config, self.expert, self.accelerator.process_index, self.accelerator.num_processes)
-        self.folder = StateFolder(self.output / "checkpoints" / "last")
         self.good = StateFolder(self.output / "checkpoints" / "good")
         self.meters = Meters(self.accelerator.device, partial(self.accelerator.reduce, reduction="mean"))
 
@@ -192,7 +191,7 @@ class Trainer(Players):
         if not self.accelerator.is_main_process:
             return
         parts = {"encoder": self.switch.state(), "monitor": self.monitor.state(), "meters": self.meters.state()}
-        state = {"step": self.step, "run": self._identity(), **parts}
+        state = {"step": self.step, "precision": self.precision.name, "run": self._identity(), **parts}
         shown = self.generator if self.average is None else self.average.model
         judge = self.sync_expert and self.sync_expert.sha256
         save_generator(self.output / "checkpoints" / "generator.pt", shown, self.step, self.expert_sha256, judge)

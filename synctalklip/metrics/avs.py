@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synctalklip.data.features import normalize_roi
-from synctalklip.metrics.errors import MetricError
+from synctalklip.errors import MetricError
 
 
 class AVExpert(Protocol):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synctalklip.metrics.errors import MetricError
+from synctalklip.errors import MetricError
 
 WINDOW = 11
 SIGMA = 1.5

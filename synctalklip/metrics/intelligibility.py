@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from synctalklip.metrics.errors import MetricError
+from synctalklip.errors import MetricError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synctalklip.metrics.errors import MetricError
+from synctalklip.errors import MetricError
 from synctalklip.metrics.image import WINDOW, psnr, psnr_legacy_uint8, ssim_map
 
 CHUNK = 64

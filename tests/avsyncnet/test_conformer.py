@@ -23,6 +23,8 @@ from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import read_manifest
 from synctalklip.errors import SyncTalklipError
 
+pytestmark = pytest.mark.trains
+
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
     "resnet_width": 4,
@@ -164,7 +166,7 @@ def test_overfits_two_clips_and_reads_them(prepared, tmp_path):
         "fairseq.checkpoint.save_interval=40",
         "fairseq.task.modalities=[video]",
         "loss.lambda_audio=0",
-        "fairseq.criterion.amp_bf16=false",
+        "fairseq.criterion.precision=fp32",
         "fairseq.model.conformer_dropout=0",
         "fairseq.model.decoder_dropout=0",
         "fairseq.task.augmentation={flip:0,random_crop:false,resample:0,jitter:0}",

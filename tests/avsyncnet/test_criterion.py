@@ -25,6 +25,8 @@ from synctalklip.data.text import EOS, PAD, Tokenizer
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import lip_reading
 
+pytestmark = pytest.mark.trains
+
 SMALL = {
     "encoder_layers": 1,
     "encoder_embed_dim": 16,
@@ -53,7 +55,7 @@ WEIGHTS = {
     "detach": "none",
     "av_updates": [0, 0],
     "freeze_updates": 0,
-    "amp_bf16": False,
+    "precision": "fp32",
 }
 
 
@@ -225,7 +227,7 @@ def test_eq3_counts_the_frames_that_are_predicted(prepared, alpha):
     shape = batch["net_input"]["padding_mask"].shape
     batch["labels"] = [torch.randint(4, 12, shape)]
     net = FairseqAVHubert(AVHubertConfig(**SMALL, modality_dropout=0.0), [12]).eval()
-    cfg = OmegaConf.structured(MaskedPredictionConfig(alpha=alpha, features_pen=10.0, amp_bf16=False))
+    cfg = OmegaConf.structured(MaskedPredictionConfig(alpha=alpha, features_pen=10.0, precision="fp32"))
     objective = MaskedPredictionCriterion(cfg, SimpleNamespace(target_dictionary=None))
     torch.manual_seed(3)
     loss, size, log = objective(net, batch)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PRETRAIN, configure, overrides
+from stage1_factory import PRETRAIN, configure, overrides
 from torch import nn
 
 from synctalklip import checkpoint
@@ -21,6 +21,8 @@ from synctalklip.avsyncnet.launch import (
     seed_draws,
 )
 from synctalklip.avsyncnet.train import fairseq_config, train
+
+pytestmark = pytest.mark.trains
 
 ROOT = Path(__file__).resolve().parents[2]
 

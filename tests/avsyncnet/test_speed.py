@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
-from conftest import PRETRAIN, configure
+from stage1_factory import PRETRAIN, configure
 
 from synctalklip.avsyncnet.config import AVHubertConfig
 from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.speed import prepare_for_training
 from synctalklip.errors import SyncTalklipError
+
+pytestmark = pytest.mark.trains
 
 SMALL = {
     "encoder_layers": 1,

@@ -10,8 +10,7 @@ from media_factory import ASTRONAUT_FACE, astronaut, moving_face, picture
 from omegaconf import OmegaConf
 from skimage.transform import SimilarityTransform
 
-from synctalklip.build import build
-from synctalklip.cli import CONFIGS
+from synctalklip.cli import CONFIGS, build
 from synctalklip.data import media
 from synctalklip.data.face import (
     FaceAlignmentFaces,

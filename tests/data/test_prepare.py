@@ -18,8 +18,7 @@ from media_factory import lrs_corpus, make_media, moving_face, picture, tone
 from omegaconf import OmegaConf
 from worker_tasks import cannot_start, die_at_start, kill_on_three
 
-from synctalklip.build import build
-from synctalklip.cli import CONFIGS
+from synctalklip.cli import CONFIGS, build
 from synctalklip.data import media
 from synctalklip.data.geometry import geometry
 from synctalklip.data.layouts import LayoutError, SourceClip, grid, lrs2, lrs3, select, vox2

@@ -10,12 +10,13 @@ from stage2_factory import assert_equal_states, first_batch, write_expert
 
 from synctalklip import checkpoint, losses
 from synctalklip.data.windows import collate
-from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.sync_expert import SyncExpert
+from synctalklip.errors import MetricError, SyncTalklipError
+from synctalklip.evaluation.judges import taught
 from synctalklip.generator.trainer import Trainer
-from synctalklip.metrics.errors import MetricError
-from synctalklip.metrics.judges import taught
-from synctalklip.metrics.sync import SyncNetInfo, build_syncnet, save_syncnet
+from synctalklip.syncnet.expert import SyncExpert
+from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
+
+pytestmark = pytest.mark.trains
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VARIANTS = sorted(path.stem for path in (CONFIGS / "variant").glob("*.yaml"))
@@ -139,7 +140,7 @@ class TestSyncExpert:
         assert not taught(path, other)
 
     def test_an_evaluation_by_the_teacher_is_refused(self, configure, syncnet, prepared):
-        from synctalklip.metrics.evaluate import evaluate
+        from synctalklip.evaluation.evaluate import evaluate
 
         path = Trainer(configure("variant=wav2lip", f"syncnet.path={syncnet}", "trainer.steps=1")).run()
         overrides = [f"data.prepared={prepared}", f"generated={path}", f"syncnet.path={syncnet}", "split=valid"]

@@ -11,8 +11,8 @@ from synctalklip.avsyncnet.expert import load_expert
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.features import ROI_MEAN, ROI_STD
 from synctalklip.data.manifest import read_manifest
+from synctalklip.errors import MetricError
 from synctalklip.metrics.avs import score_avs
-from synctalklip.metrics.errors import MetricError
 
 
 class Stub(nn.Module):

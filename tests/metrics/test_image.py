@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from synctalklip.metrics.errors import MetricError
+from synctalklip.errors import MetricError
 from synctalklip.metrics.image import psnr, psnr_legacy_uint8, ssim
 
 

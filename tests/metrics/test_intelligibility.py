@@ -6,7 +6,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from synctalklip.metrics.errors import MetricError
+from synctalklip.errors import MetricError
 from synctalklip.metrics.intelligibility import (
     EditCounts,
     cer,

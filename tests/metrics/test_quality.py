@@ -8,8 +8,8 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from synctalklip.errors import MetricError
 from synctalklip.metrics import quality
-from synctalklip.metrics.errors import MetricError
 from synctalklip.metrics.image import psnr_legacy_uint8, ssim
 from synctalklip.metrics.quality import CHUNK, open_lpips, score_faces, score_frames
 

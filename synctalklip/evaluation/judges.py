@@ -1,0 +1,196 @@
+"""The models that score: SyncNet, lip readers, an audio-visual expert, a finder of landmarks. None may have taught
+the generator that it judges.
+
+Legend: T video frames at 25 Hz.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from synctalklip import checkpoint
+from synctalklip.cli import build
+from synctalklip.data.detectors import FaceDetector
+from synctalklip.errors import MetricError
+from synctalklip.evaluation.methods import Source
+from synctalklip.metrics.avs import AVExpert
+from synctalklip.metrics.quality import Perceptual, open_lpips
+from synctalklip.syncnet.lse import assert_protocol, load_syncnet
+
+
+class Reader(Protocol):
+    """A lip reader; `synctalklip.avsyncnet.decode.LipReader` is one.
+
+    Attributes:
+        roi_mode: how the ROIs have to be cut.
+    """
+
+    roi_mode: str
+
+    def read(self, rois: list[np.ndarray], references: list[str] | None = None) -> list[str]:
+        """ROIs (T,96,96) uint8 grey -> one sentence a clip."""
+        ...
+
+
+@dataclass
+class Judges:
+    """What scores the clips; what is None or empty leaves its columns out.
+
+    Attributes:
+        device: where the models are.
+        syncnet: LSE columns.
+        readers: columns of WER and CER by their name.
+        avs: AVS columns.
+        detector: columns of the open mouth.
+        lpips: its column.
+    """
+
+    device: torch.device
+    syncnet: torch.nn.Module | None = None
+    readers: dict[str, Reader] = field(default_factory=dict)
+    avs: AVExpert | None = None
+    detector: FaceDetector | None = None
+    lpips: Perceptual | None = None
+
+
+def reader_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """Every lip reader of the config by its column, completed by `reader_defaults`; those without a path are left out.
+
+    Raises:
+        MetricError: a name that is no name of a column, or a key that readers do not have.
+    """
+    found = {}
+    for column, given in cfg.readers.items():
+        if not re.fullmatch(r"\w+", str(column)):
+            raise MetricError(f"readers.{column}: name the column by letters, digits and _ alone")
+        node = OmegaConf.create(OmegaConf.to_container(cfg.reader_defaults))
+        OmegaConf.set_struct(node, True)
+        try:
+            merged = OmegaConf.merge(node, given)
+        except OmegaConfBaseException as error:
+            raise MetricError(f"readers.{column} has a key that readers do not have: {error.msg}") from error
+        if merged.path is not None:
+            found[str(column)] = OmegaConf.to_container(merged)
+    return found
+
+
+def supervisors(generator: Path) -> set[str]:
+    """SHA-256 of the files that taught a generator: stored in its checkpoint, or of those its run's config names."""
+    state = checkpoint.load(generator)
+    stored = {state.get(key) for key in ("expert_sha256", "syncnet_sha256")} - {None}
+    config = generator.parent.parent / "config.yaml"
+    if not config.is_file():
+        return stored
+    expert = OmegaConf.select(OmegaConf.load(config), "expert.path")
+    if not expert or not Path(expert).exists():
+        return stored
+    named = checkpoint.origins(expert)
+    # A file that was trained again since is another one.
+    return stored | named if not stored or stored & named else stored
+
+
+def taught(generator: Path, judge: str | Path) -> bool:
+    """Whether a judge's file, or the one it was converted from, supervised a generator."""
+    return bool(supervisors(generator) & checkpoint.origins(judge))
+
+
+def describe_judges(cfg: DictConfig, source: Source) -> dict[str, Any]:
+    """What `summary.json` says about the judges; checks them without loading their weights.
+
+    Raises:
+        MetricError: SyncNet or a lip reader supervised the generator.
+        CheckpointError: a file is missing.
+    """
+    described: dict[str, Any] = {}
+    if cfg.syncnet.path is not None:
+        _refuse(source, cfg.syncnet.path, "syncnet", "SyncNet", "LSE")
+        model, info = load_syncnet(cfg.syncnet.path)
+        assert_protocol(model, cfg.syncnet.protocol)
+        described["syncnet"] = _entry(info.name, cfg.syncnet.path) | {
+            "ends": model.ends, "protocol": cfg.syncnet.protocol
+        }  # fmt: skip
+    if readers := reader_settings(cfg):
+        for column, node in readers.items():
+            _refuse(source, node["path"], f"readers.{column}", "lip reader", f"{column}")
+        described["readers"] = {
+            column: _entry(node["name"], node["path"]) | {"beam": node["beam"], "decoding": node["decoding"]}
+            for column, node in readers.items()
+        }
+    if cfg.avs.path is not None:
+        entry = _entry(cfg.avs.name, cfg.avs.path)
+        if source.kind == "generator" and taught(source.file, cfg.avs.path):
+            entry["name"] += " that supervised this generator"
+        described["avs"] = entry
+    return described
+
+
+def _entry(name: str, path: str) -> dict[str, str]:
+    return {"name": name, "path": str(path), "sha256": _digest(path)}
+
+
+def _digest(path: str) -> str:
+    if not Path(path).exists():
+        raise checkpoint.CheckpointError(f"{path}: there is no such checkpoint")
+    return checkpoint.file_hash(path)
+
+
+def _refuse(source: Source, path: str, key: str, kind: str, score: str) -> None:
+    _digest(path)
+    if source.kind == "generator" and taught(source.file, path):
+        raise MetricError(
+            f"{key}.path={path} supervised {source.file}: its {score} would flatter the generator; give a {kind} that "
+            "was trained apart"
+        )
+
+
+def load_judges(cfg: DictConfig, roi_mode: str, device: torch.device) -> Judges:
+    """The models of the config.
+
+    Raises:
+        MetricError: a lip reader or expert was trained on other ROIs, or what LPIPS needs is not here.
+    """
+    judges = Judges(device)
+    if cfg.syncnet.path is not None:
+        judges.syncnet, _ = load_syncnet(cfg.syncnet.path, device)
+    for column, node in reader_settings(cfg).items():
+        judges.readers[column] = load_reader(node, device)
+        if judges.readers[column].roi_mode != roi_mode:
+            raise MetricError(
+                f"{node['path']} reads {judges.readers[column].roi_mode!r} mouth ROIs, the clips have {roi_mode!r}: "
+                "prepare the clips or train the reader with the other mode"
+            )
+    if cfg.avs.path is not None:
+        from synctalklip.avsyncnet.expert import load_expert
+
+        judges.avs = load_expert(cfg.avs.path, roi_mode).to(device)
+    if wants_openness(cfg):
+        judges.detector = build(cfg.detector)
+    if cfg.quality.lpips and cfg.setting == "reconstruction":
+        judges.lpips = open_lpips(device)
+    return judges
+
+
+def wants_openness(cfg: DictConfig) -> bool:
+    """Whether open mouths are counted: always, never, or ("auto") under silence.
+
+    Raises:
+        MetricError: another word.
+    """
+    choices = {"auto": cfg.setting == "silent", True: True, False: False}
+    if cfg.openness.measure not in choices:
+        raise MetricError(f"openness.measure={cfg.openness.measure}: choose auto, true or false")
+    return choices[cfg.openness.measure]
+
+
+def load_reader(node: Mapping[str, Any], device: torch.device) -> Reader:
+    """The lip reader of a node of `reader_settings`."""
+    from synctalklip.avsyncnet.decode import open_reader
+
+    return open_reader(node["path"], device, beam=node["beam"], decoding=node["decoding"])

@@ -1,0 +1,120 @@
+"""Many videos in one run: a list of jobs, one a line, that goes on where it stopped."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synctalklip.data.manifest import read_manifest
+from synctalklip.errors import SyncTalklipError
+from synctalklip.inference.options import Options, make_statement, sidecar_of
+
+KEYS = ("video", "audio", "output")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make."""
+
+    video: Path
+    audio: Path
+    output: Path
+    options: Options
+
+
+def read_jobs(path: str | Path, options: Options) -> list[Job]:
+    """Read a list of jobs.
+
+    Args:
+        path: jsonl; each line holds video, audio, output (paths start at the list's folder) and, where a job
+            differs from the rest, options by name.
+        options: of all jobs.
+
+    Raises:
+        SyncTalklipError: no such file, a line that is no job, or two jobs with one output.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SyncTalklipError(f"{path}: there is no such list of jobs")
+    jobs: dict[Path, Job] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            video, audio, output = (path.parent / entry.pop(key) for key in KEYS)
+            job = Job(video, audio, output, options.replace(**entry))
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise SyncTalklipError(
+                f"{path}, line {number}: is no job ({error}); write an object with {', '.join(KEYS)}"
+            ) from error
+        except SyncTalklipError as error:
+            raise SyncTalklipError(f"{path}, line {number}: {error}") from error
+        if output in jobs:
+            raise SyncTalklipError(f"{path}, line {number}: {output} is the output of an earlier line too")
+        jobs[output] = job
+    if not jobs:
+        raise SyncTalklipError(f"{path}: holds no job; write one a line, with {', '.join(KEYS)}")
+    return list(jobs.values())
+
+
+def swap_jobs(prepared: str | Path, split: str, count: int, folder: str | Path, options: Options) -> list[Job]:
+    """Faces of a corpus that say what others of it say.
+
+    Args:
+        prepared: folder of a prepared corpus; its raw videos are the inputs.
+        split: of this split.
+        count: so many jobs, the faces spread evenly over the split.
+        folder: where the videos go.
+        options: of all jobs.
+
+    Raises:
+        SyncTalklipError: the split holds less than two clips.
+    """
+    clips = read_manifest(Path(prepared) / "manifest.jsonl", split)
+    if len(clips) < 2:
+        raise SyncTalklipError(f"{prepared}: split {split} holds {len(clips)} clips; two are needed to swap speech")
+    jobs = []
+    for number in range(min(count, len(clips))):
+        place = number * len(clips) // min(count, len(clips))
+        face, speech = clips[place], clips[(place + len(clips) // 2) % len(clips)]
+        name = f"{face.id}_says_{speech.id}.mp4".replace("/", "_")
+        jobs.append(Job(Path(face.source), Path(speech.source), Path(folder) / name, options))
+    return jobs
+
+
+def is_done(job: Job, checkpoint: str | Path | None) -> bool:
+    """Whether the output of `job` stands, made from these very inputs, options and checkpoint."""
+    sidecar = sidecar_of(job.output)
+    if not (job.output.is_file() and sidecar.is_file()):
+        return False
+    try:
+        stated: dict[str, Any] = json.loads(sidecar.read_text())
+    except ValueError:
+        return False
+    wanted = make_statement(job.video, job.audio, checkpoint, job.options)
+    return all(stated.get(key) == value for key, value in wanted.items())
+
+
+def run_jobs(
+    jobs: Sequence[Job], checkpoint: str | Path | None, make: Callable[[Job], None], say: Callable[[str], None]
+) -> None:
+    """Make each job that is not done; one that fails does not stop the others.
+
+    Raises:
+        SyncTalklipError: after the last job, if some failed; their reasons were said.
+    """
+    failed = 0
+    for number, job in enumerate(jobs, 1):
+        title = f"[{number}/{len(jobs)}] {job.output}"
+        try:
+            if is_done(job, checkpoint):
+                say(f"{title}: done before")
+                continue
+            make(job)
+        except SyncTalklipError as error:
+            failed += 1
+            say(f"{title}: failed, {error}")
+    if failed:
+        raise SyncTalklipError(f"{failed} of {len(jobs)} jobs failed, see above; run the same command for these again")

@@ -1,0 +1,129 @@
+"""How a video is made, and what is stated about its origin."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from synctalklip.checkpoint import file_hash
+from synctalklip.cli import CONFIGS
+from synctalklip.data.tracking import LARGEST
+from synctalklip.device import PRECISIONS
+from synctalklip.errors import SyncTalklipError
+
+SILENT_OPTIONS = ("progress", "batch_size", "buffer_mb")
+"""Options that leave the video as it is."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a video is made; the values that hold by default are in `configs/generate.yaml`.
+
+    Attributes:
+        face: which face of several speaks: "largest", or its place from left to right, from 0, in the first frame
+            that shows a face.
+        tail: what follows a speech that is shorter than the video: "cut", or "keep" the rest as it is.
+        audio_offset_ms: the lips at time t say what the speech says at t + offset.
+        identity: index of the source frame that shows the mouth, "first" for the first frame with a face,
+            "closed" for the one whose lips are closest together.
+        sampling: speech at times between two embeddings: "linear" or "nearest".
+        longest_gap: seconds without a detected face that are painted nevertheless.
+        smoothing: seconds of the moving mean of the face box, as in preparation.
+        shape: what of the painted half is shown: "face", without the corners beside the chin, or "box", all of it.
+        feather: width of the soft edge inside the painted region, as a fraction of the box.
+        still_fps: frames a second of a picture.
+        batch_size: frames painted at once.
+        speech_chunk: embeddings encoded at once (25 a second).
+        speech_context: embeddings of context on both sides of a piece.
+        buffer_mb: decoded frames that may be held to play a video backwards.
+        crf: quality of the encoded video, lower is better.
+        precision: of the network's arithmetic: "fp32", "bf16", or "auto" for bf16 where the device computes in it.
+        progress: show progress bars.
+    """
+
+    face: str | int
+    tail: str
+    audio_offset_ms: float
+    identity: str | int
+    sampling: str
+    longest_gap: float
+    smoothing: float
+    shape: str
+    feather: float
+    still_fps: float
+    batch_size: int
+    speech_chunk: int
+    speech_context: int
+    buffer_mb: int
+    crf: int
+    precision: str
+    progress: bool
+
+    def __post_init__(self) -> None:
+        choices = {
+            "tail": ("cut", "keep"),
+            "sampling": ("linear", "nearest"),
+            "precision": PRECISIONS,
+            "shape": ("face", "box"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise SyncTalklipError(f"{name}={getattr(self, name)}: choose {' or '.join(allowed)}")
+        numbers = [field.name for field in fields(self) if field.type in (int, float, "int", "float")]
+        for name in numbers:
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
+                raise SyncTalklipError(f"{name}={getattr(self, name)}: must be a number")
+        if self.face != LARGEST and not (type(self.face) is int and self.face >= 0):
+            raise SyncTalklipError(f"face={self.face}: choose {LARGEST}, or 0, 1, ... counted from the left")
+        if not 0 <= self.crf <= 51:
+            raise SyncTalklipError(f"crf={self.crf}: choose 0 to 51")
+        for name in ("still_fps", "batch_size", "speech_chunk", "speech_context", "buffer_mb"):
+            if getattr(self, name) <= 0:
+                raise SyncTalklipError(f"{name}={getattr(self, name)}: must be above 0")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **changes: Any) -> "Options":
+        """Pick the options out of a configuration that holds other keys too."""
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(set(changes) - set(names))
+        if unknown:
+            raise SyncTalklipError(f"{', '.join(unknown)}: no such option; choose from {', '.join(names)}")
+        return cls(**{name: changes.get(name, config[name]) for name in names})
+
+    @classmethod
+    def default(cls, **changes: Any) -> "Options":
+        """The options of `configs/generate.yaml` with `changes`."""
+        return cls.from_config(OmegaConf.load(CONFIGS / "generate.yaml"), **changes)
+
+    def replace(self, **changes: Any) -> "Options":
+        """The same options with `changes`.
+
+        Raises:
+            SyncTalklipError: names an option that does not exist.
+        """
+        return Options.from_config(asdict(self), **changes)
+
+
+def make_statement(
+    video: str | Path, audio: str | Path, checkpoint: str | Path | None, options: Options
+) -> dict[str, Any]:
+    """What `<output>.json` and the video's comment say about the origin of a video."""
+    return {
+        "generated": True,
+        "note": "The mouth in this video was generated by a program; the words were not spoken by this person.",
+        "generator": "SyncTalklip",
+        "checkpoint": checkpoint and Path(checkpoint).name,
+        "checkpoint_sha256": checkpoint and file_hash(checkpoint),
+        "video": Path(video).name,
+        "video_sha256": file_hash(video),
+        "audio": Path(audio).name,
+        "audio_sha256": file_hash(audio),
+        "options": {name: value for name, value in asdict(options).items() if name not in SILENT_OPTIONS},
+    }
+
+
+def sidecar_of(output: str | Path) -> Path:
+    """`<output>.json`."""
+    return Path(f"{output}.json")

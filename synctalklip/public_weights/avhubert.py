@@ -1,0 +1,258 @@
+"""Files of stage 1 brought into one form: public fairseq AV-HuBERT ones, and ours."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from synctalklip import checkpoint
+from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig
+from synctalklip.avsyncnet.expert import ENCODER_PREFIX, FINE_TUNED, PRETRAINED, decoder_settings, encoder_settings
+from synctalklip.avsyncnet.hubert import AVHubert
+from synctalklip.avsyncnet.model import AVSyncNet
+from synctalklip.avsyncnet.structure import decoder_structure, encoder_structure, heads_of, size_hint
+from synctalklip.checkpoint import CheckpointError
+from synctalklip.data.text import TextError, Tokenizer
+from synctalklip.public_weights import public_layout as layout
+from synctalklip.public_weights.pickle import Inert, plain
+
+
+@dataclass
+class StageOne:
+    """A model of stage 1 and all that is known about it.
+
+    Attributes:
+        kind: `avhubert` (pre-trained) or `avsyncnet` (fine-tuned).
+        model_name: its name in the file.
+        config: what `AVHubertConfig` or `AVSyncNetConfig` is made from.
+        weights: by the names of `AVHubert` or `AVSyncNet`.
+        tokenizer: bytes of its sentencepiece model, None when there is none.
+        label_sizes: classes of each label set of its pre-training.
+        roi_mode: how its mouth regions were cut, None when the file does not say.
+        unknown_keys: settings in the file that neither side knows.
+        left_out: tensors and other parts of the file that are not taken.
+    """
+
+    kind: str
+    model_name: str
+    config: dict[str, Any]
+    weights: dict[str, Tensor]
+    tokenizer: bytes | None
+    label_sizes: list[int]
+    roi_mode: str | None
+    unknown_keys: list[str]
+    left_out: list[str]
+
+    @property
+    def parameters(self) -> int:
+        """Number of learned values."""
+        counted = ("running_mean", "running_var", "num_batches_tracked")
+        return sum(value.numel() for name, value in self.weights.items() if not name.endswith(counted))
+
+
+def read_stage_one(state: Mapping[str, Any], path: str | Path) -> StageOne:
+    """Understand the content of a fairseq checkpoint.
+
+    Args:
+        state: from `load_public`.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: not of stage 1, with another structure than the public one, or at odds with itself.
+    """
+    cfg = _configuration(state, path)
+    name = cfg["model"].get("_name")
+    if name not in PRETRAINED + FINE_TUNED:
+        raise CheckpointError(f"{path}: is a fairseq {name!r} model; give an av_hubert or av_hubert_seq2seq one")
+    weights, left_out = _weights(state, path)
+    fine_tuned = name in FINE_TUNED
+    task = state.get("task_state") if isinstance(state.get("task_state"), Mapping) else {}
+    config = _structure(cfg, weights, fine_tuned, path)
+    sizes = _label_sizes(task, weights, fine_tuned)
+    tokenizer = _tokenizer(task, cfg.get("task") or {}, config["vocab_size"], path) if fine_tuned else None
+    _assert_buildable(config, weights, sizes, fine_tuned, path)
+    left_out += [name for name in ("last_optimizer_state", "optimizer_history") if state.get(name)]
+    return StageOne(
+        "avsyncnet" if fine_tuned else "avhubert",
+        name,
+        config,
+        weights,
+        tokenizer,
+        sizes,
+        task.get("roi_mode"),
+        _unknown(cfg, name),
+        left_out,
+    )
+
+
+def _configuration(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """`cfg` as a nested dict; older files hold one flat `args`."""
+    if state.get("cfg") is not None:
+        cfg = _plain(state["cfg"], path)
+        if isinstance(cfg, dict) and isinstance(cfg.get("model"), dict):
+            inner = cfg["model"].get("w2v_args")
+            # A flat Namespace in the place of a whole configuration.
+            if isinstance(inner, dict) and not isinstance(inner.get("model"), dict):
+                cfg["model"]["w2v_args"] = {"model": inner, "task": inner}
+            return cfg
+    flat = _plain(state.get("args"), path)
+    if isinstance(flat, dict) and flat:
+        inner = flat.pop("w2v_args", None)
+        model = flat | {"_name": flat.get("_name") or flat.get("arch")}
+        if isinstance(inner, dict):
+            inner = inner if isinstance(inner.get("model"), dict) else {"model": inner, "task": inner}
+            model["w2v_args"] = inner
+        return {"model": model, "task": dict(flat)}
+    raise CheckpointError(f"{path}: has weights but no configuration (cfg or args); get the file from its authors")
+
+
+def _plain(stored: Any, path: str | Path) -> Any:
+    try:
+        return plain(stored)
+    except (RecursionError, TypeError):
+        # Only a file that was made to do so holds a configuration that contains itself, or one with a false `items`.
+        raise CheckpointError(
+            f"{path}: its configuration has no end or no form; get the file from its authors"
+        ) from None
+
+
+def _weights(state: Mapping[str, Any], path: str | Path) -> tuple[dict[str, Tensor], list[str]]:
+    stored = state.get("model")
+    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise CheckpointError(f"{path}: its model is not a dict of tensors; get the file from its authors")
+    weights, left_out = {}, []
+    for name, value in stored.items():
+        # The weight norm of newer torch versions stores the same two tensors under other names.
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        name = name.replace("parametrizations.weight.original1", "weight_v")
+        if name.endswith("embed_positions._float_tensor") or name.startswith("ctc_proj."):
+            left_out.append(name)
+        else:
+            weights[name] = value
+    return weights, left_out
+
+
+def _structure(cfg: dict, weights: Mapping[str, Tensor], fine_tuned: bool, path: str | Path) -> dict[str, Any]:
+    """Settings of our config: what the file states, and must agree with what its weights show."""
+    inner = {
+        key.removeprefix(ENCODER_PREFIX): value for key, value in weights.items() if key.startswith(ENCODER_PREFIX)
+    }
+    found = encoder_structure(inner if fine_tuned else weights, path)
+    model = cfg["model"]
+    foreign = model.get("_name") in ("av_hubert", "av_hubert_seq2seq")
+    # Without the configuration of its pre-training, the overrides of fine-tuning say nothing about sizes.
+    sized = not (foreign and fine_tuned) or bool(model.get("w2v_args"))
+    stated = encoder_settings({"cfg": cfg}) if sized else {}
+    _assert_fixed(stated, layout.ENCODER_FIXED, path)
+    _assert_fixed(cfg.get("task") or {}, layout.TASK_FIXED, path)
+    if fine_tuned:
+        _assert_fixed(model, layout.DECODER_FIXED, path)
+        found |= decoder_structure(weights, path)
+        stated |= decoder_settings({"cfg": cfg})
+    stated = {key: value for key, value in stated.items() if value is not None}
+    clashes = [
+        f"{key} is {stated[key]} in its configuration and {value} in its weights"
+        for key, value in found.items()
+        if stated.get(key, value) != value and key != "vocab_size"
+    ]
+    if clashes:
+        raise CheckpointError(f"{path}: {'; '.join(clashes[:3])}; {size_hint(found)} or get the file from its authors")
+    if "encoder_attention_heads" not in stated:
+        found["encoder_attention_heads"] = heads_of(found["encoder_embed_dim"], path)
+    kind = AVSyncNetConfig if fine_tuned else AVHubertConfig
+    config = asdict(kind.from_mapping(stated | found))
+    config.pop("num_classes", None)
+    return config
+
+
+def _assert_fixed(stated: Mapping[str, Any], fixed: Mapping[str, Any], path: str | Path) -> None:
+    for key, value in fixed.items():
+        if stated.get(key) is not None and stated[key] != value:
+            raise CheckpointError(
+                f"{path}: was trained with {key}={stated[key]}, which is not the public structure ({key}={value}) "
+                "and cannot be built here"
+            )
+
+
+def _label_sizes(task: Mapping[str, Any], weights: Mapping[str, Tensor], fine_tuned: bool) -> list[int]:
+    rows = weights.get((ENCODER_PREFIX if fine_tuned else "") + "label_embs_concat")
+    if rows is None:
+        return []
+    stored = task.get("label_sizes") or [len(symbols_of(one) or []) for one in task.get("dictionaries") or []]
+    return list(stored) if sum(stored) == rows.shape[0] else [rows.shape[0]]
+
+
+def symbols_of(dictionary: Any) -> list[str] | None:
+    """Symbols of a pickled fairseq Dictionary in the order of their ids, the four special ones included."""
+    if not isinstance(dictionary, Inert) or not isinstance(dictionary.state, dict):
+        return None
+    symbols = dictionary.state.get("symbols")
+    return [str(symbol) for symbol in symbols] if isinstance(symbols, list) else None
+
+
+def _tokenizer(task: Mapping[str, Any], settings: Mapping[str, Any], vocabulary: int, path: str | Path) -> bytes | None:
+    """The sentencepiece model of our checkpoints, the one inside a pickled tokenizer, or the file named instead."""
+    model = task.get("tokenizer")
+    if model is None and isinstance(task.get("s2s_tokenizer"), Inert):
+        processor = (task["s2s_tokenizer"].state or {}).get("sp")
+        model = processor.state if isinstance(processor, Inert) else None
+        # Its library pickles the model alone, or since 0.2 as one of several attributes.
+        model = model.get("model_proto") if isinstance(model, dict) else model
+    named = settings.get("tokenizer_bpe_model")
+    if model is None and isinstance(named, str) and Path(named).is_file():
+        model = Path(named).read_bytes()
+    if model is None:
+        return None
+    checked_tokenizer(model, vocabulary, path, symbols_of(task.get("target_dictionary")))
+    return bytes(model)
+
+
+def checked_tokenizer(model: Any, vocabulary: int, path: str | Path, symbols: list[str] | None = None) -> Tokenizer:
+    """The tokenizer of `vocabulary` symbols; its ids must be those of the dictionary `symbols`.
+
+    Raises:
+        CheckpointError: no sentencepiece model, or another vocabulary.
+    """
+    try:
+        tokenizer = Tokenizer(model)
+    except (TextError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}; give its sentencepiece model (tokenizer=...)") from None
+    if tokenizer.size != vocabulary:
+        raise CheckpointError(
+            f"{path}: its tokenizer has {tokenizer.size} symbols, its decoder {vocabulary}; give the sentencepiece "
+            "model of its training (tokenizer=...)"
+        )
+    pairs = enumerate(zip(symbols or tokenizer.symbols, tokenizer.symbols))
+    wrong = [(index, *pair) for index, pair in pairs if index > Tokenizer.unk and pair[0] != pair[1]]
+    if wrong:
+        index, theirs, ours = wrong[0]
+        raise CheckpointError(f"{path}: id {index} is {theirs!r} in its dictionary and {ours!r} in its tokenizer")
+    return tokenizer
+
+
+def _assert_buildable(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], sizes: list[int], fine_tuned: bool, path: str | Path
+) -> None:
+    hint = f"{size_hint(config)}, or get the file from its authors"
+    try:
+        with torch.device("meta"):
+            if fine_tuned:
+                model = AVSyncNet(AVSyncNetConfig(**config, num_classes=sizes))
+            else:
+                model = AVHubert(AVHubertConfig(**config), sizes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its configuration cannot be built ({error})") from error
+    checkpoint.assert_fits(model, weights, path, hint)
+
+
+def _unknown(cfg: Mapping[str, Any], name: str) -> list[str]:
+    own = set(AVSyncNetConfig.__dataclass_fields__) | {"num_classes", "ctc", "init_from"}
+    known = own | layout.UNUSED_NAMES | set(layout.ENCODER_FIXED) | set(layout.DECODER_FIXED) | set(layout.TASK_FIXED)
+    model = cfg["model"]
+    inner = (model.get("w2v_args") or {}).get("model") or {}
+    return sorted(f"model.{key}" for key in model if key not in known) + sorted(
+        f"model.w2v_args.model.{key}" for key in inner if key not in known
+    )

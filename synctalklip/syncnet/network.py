@@ -1,0 +1,235 @@
+"""Networks that embed lips and sound: the public SyncNet structure and a small one for CPUs.
+
+Legend: T video frames at 25 Hz, W = T - 4 windows of 5 frames, N windows of a batch, E embedding.
+Sound is 13 MFCC at 100 Hz, so a window holds 5 frames and 20 MFCC steps.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synctalklip.errors import MetricError
+
+FRAMES = 5
+STEPS_PER_FRAME = 4
+STEPS = FRAMES * STEPS_PER_FRAME
+COEFFICIENTS = 13
+FACE = 96  # pixels of a face crop's side
+
+
+def sound_windows(mfcc: Tensor, frames: int) -> Tensor:
+    """Cut the MFCC of a clip into the windows that belong to its video windows.
+
+    Args:
+        mfcc: (4T,13) at 100 Hz; shorter or longer by a few steps is cut or filled with the last step.
+        frames: T.
+
+    Returns:
+        (W,1,13,20).
+
+    Raises:
+        MetricError: fewer than 5 frames, or no sound.
+    """
+    if frames < FRAMES or len(mfcc) == 0:
+        raise MetricError(f"sync scores need at least {FRAMES} frames and sound, got {frames} frames")
+    missing = frames * STEPS_PER_FRAME - len(mfcc)
+    if missing > 0:
+        mfcc = torch.cat([mfcc, mfcc[-1:].expand(missing, -1)])
+    windows = mfcc[: frames * STEPS_PER_FRAME].unfold(0, STEPS, STEPS_PER_FRAME)
+    return windows.unsqueeze(1)
+
+
+def _stack(layers: list[nn.Module]) -> nn.Sequential:
+    """Each convolution or hidden linear layer is followed by batch normalisation and ReLU."""
+    modules: list[nn.Module] = []
+    for layer in layers:
+        modules.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            modules += [nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)]
+        elif isinstance(layer, nn.Conv3d):
+            modules += [nn.BatchNorm3d(layer.out_channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*modules)
+
+
+def _projection(width: int, embedding: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, embedding))
+
+
+class _WindowEmbedder(nn.Module):
+    """Whole-clip embedding, shared by both structures.
+
+    `ends` is how `sync.score_clip` treats the ends of a clip; `chunk` windows are embedded at a time, which bounds
+    memory; `any_size` says whether whole frames are taken, or 96x96 face crops only.
+    """
+
+    any_size: bool
+    ends: str
+    chunk: int
+
+    def pixels(self, faces: Tensor) -> Tensor:
+        """Face crops (N,96,96,3) uint8 BGR, or frames of `any_size` -> the network's input (3,N,H,W) float."""
+        raise NotImplementedError
+
+    def embed_video(self, frames: Tensor) -> Tensor:
+        """(N,3,5+k,H,W) -> (N,E) for k = 0, else (N,k+1,E)."""
+        raise NotImplementedError
+
+    def embed_audio(self, sound: Tensor) -> Tensor:
+        """(N,1,13,20) -> (N,E)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def embed_clip(self, faces: np.ndarray | Tensor, mfcc: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
+        """Embed every window of a clip; each frame passes the per-frame layers once.
+
+        Args:
+            faces: (T,96,96,3) uint8 BGR, or frames of `any_size`.
+            mfcc: (4T,13).
+
+        Returns:
+            video (W,E) and audio (W,E), on the CPU.
+
+        Raises:
+            MetricError: fewer than 5 frames, no sound, or frames of a size that is not taken.
+        """
+        device = next(self.parameters()).device
+        windows = sound_windows(torch.as_tensor(mfcc, dtype=torch.float32), len(faces)).to(device)
+        faces = torch.as_tensor(faces)
+        video = []
+        for start in range(0, len(windows), self.chunk):
+            clip = self.pixels(faces[start : start + self.chunk + FRAMES - 1].to(device))
+            video.append(self.embed_video(clip.unsqueeze(0)).reshape(clip.shape[1] - FRAMES + 1, -1))
+        audio = [self.embed_audio(part) for part in windows.split(self.chunk)]
+        return torch.cat(video).cpu(), torch.cat(audio).cpu()
+
+
+class SyncNet(_WindowEmbedder):
+    """The structure and state-dict names of the public SyncNet v2 (Chung and Zisserman 2016).
+
+    Args:
+        embedding: E.
+        ends: how `score` treats the ends of a clip, see `lse`.
+        chunk: windows embedded at a time; bounds the memory of a long clip.
+    """
+
+    any_size = True
+
+    def __init__(self, embedding: int = 1024, ends: str = "zeros", chunk: int = 50) -> None:
+        super().__init__()
+        self.ends, self.chunk = ends, chunk
+        self.netcnnaud = _stack(
+            [
+                nn.Conv2d(1, 64, 3, padding=1),
+                nn.MaxPool2d(1, 1),
+                nn.Conv2d(64, 192, 3, padding=1),
+                nn.MaxPool2d(3, (1, 2)),
+                nn.Conv2d(192, 384, 3, padding=1),
+                nn.Conv2d(384, 256, 3, padding=1),
+                nn.Conv2d(256, 256, 3, padding=1),
+                nn.MaxPool2d(3, 2),
+                nn.Conv2d(256, 512, (5, 4)),
+            ]
+        )
+        self.netfcaud = _projection(512, embedding)
+        self.netfclip = _projection(512, embedding)
+        self.netcnnlip = _stack(
+            [
+                nn.Conv3d(3, 96, (5, 7, 7), stride=(1, 2, 2)),
+                nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+                nn.Conv3d(96, 256, (1, 5, 5), stride=(1, 2, 2), padding=(0, 1, 1)),
+                nn.MaxPool3d((1, 3, 3), (1, 2, 2), padding=(0, 1, 1)),
+                nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)),
+                nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)),
+                nn.Conv3d(256, 256, (1, 3, 3), padding=(0, 1, 1)),
+                nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+                nn.Conv3d(256, 512, (1, 6, 6)),
+            ]
+        )
+
+    def pixels(self, faces: Tensor) -> Tensor:
+        """(N,H,W,3) uint8 BGR -> (3,N,224,224) in 0..255: all of the picture, as the public script feeds it."""
+        images = faces.permute(0, 3, 1, 2).float()
+        images = F.interpolate(images, size=(224, 224), mode="bilinear", align_corners=False)
+        return images.transpose(0, 1)
+
+    def embed_audio(self, sound: Tensor) -> Tensor:
+        """(N,1,13,20) MFCC windows -> (N,E)."""
+        return self.netfcaud(self.netcnnaud(sound).flatten(1))
+
+    def embed_video(self, frames: Tensor) -> Tensor:
+        """(N,3,5,224,224) BGR in 0..255 -> (N,E); 5+k frames give (N,k+1,E), one embedding a window.
+
+        Only the first convolution sees more than one frame, so a long input is embedded fully
+        convolutionally with the same result.
+        """
+        features = self.netcnnlip(frames).squeeze(-1).squeeze(-1).transpose(1, 2)
+        count, windows, width = features.shape
+        embedded = self.netfclip(features.reshape(-1, width)).reshape(count, windows, -1)
+        return embedded.squeeze(1) if windows == 1 else embedded
+
+
+class SmallSyncNet(_WindowEmbedder):
+    """A SyncNet that trains on a CPU in a minute or two; sees the lower half of the face crop.
+
+    A 2-D trunk embeds each frame, a convolution over 5 frames joins them; the sound passes 1-D
+    convolutions over the 20 steps. Embeddings have length one, so distances lie in 0..2 and about 1.4
+    means unrelated: the numbers compare rows of one table, not with LSE values of the public network.
+
+    Args:
+        embedding: E.
+        width: channels of the first layer; the others follow.
+        ends: how `score` treats the ends of a clip, see `lse`.
+        chunk: windows embedded at a time.
+    """
+
+    any_size = False
+
+    def __init__(self, embedding: int = 128, width: int = 16, ends: str = "overlap", chunk: int = 200) -> None:
+        super().__init__()
+        self.ends, self.chunk = ends, chunk
+        self.frame_trunk = _stack(
+            [
+                nn.Conv2d(3, width, 5, stride=2, padding=2),
+                nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+                nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+                nn.Conv2d(4 * width, 4 * width, 3, stride=2, padding=1),
+            ]
+        )
+        self.frame_features = nn.Linear(4 * width * 3 * 6, embedding)
+        self.video_head = nn.Sequential(
+            nn.Conv1d(embedding, 2 * embedding, FRAMES), nn.ReLU(), nn.Conv1d(2 * embedding, embedding, 1)
+        )
+        self.sound_norm = nn.BatchNorm1d(COEFFICIENTS)
+        self.sound_trunk = nn.Sequential(
+            nn.Conv1d(COEFFICIENTS, 4 * width, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv1d(4 * width, 8 * width, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv1d(8 * width, 8 * width, 4, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.sound_head = nn.Sequential(
+            nn.Linear(8 * width * FRAMES, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, embedding)
+        )
+
+    def pixels(self, faces: Tensor) -> Tensor:
+        """(N,96,96,3) uint8 BGR -> (3,N,48,96) in -1..1: the lower half."""
+        if faces.shape[1:3] != (FACE, FACE):
+            raise MetricError(
+                f"the small SyncNet takes {FACE}x{FACE} face crops, got {faces.shape[1]}x{faces.shape[2]} frames"
+            )
+        return faces[:, faces.shape[1] // 2 :].permute(3, 0, 1, 2).float() / 127.5 - 1
+
+    def embed_audio(self, sound: Tensor) -> Tensor:
+        """(N,1,13,20) MFCC windows -> (N,E) of length one."""
+        features = self.sound_trunk(self.sound_norm(sound.squeeze(1)))
+        return F.normalize(self.sound_head(features.flatten(1)), dim=-1)
+
+    def embed_video(self, frames: Tensor) -> Tensor:
+        """(N,3,5,48,96) -> (N,E) of length one; 5+k frames give (N,k+1,E)."""
+        count, _, length = frames.shape[:3]
+        images = frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        features = self.frame_features(self.frame_trunk(images).flatten(1)).reshape(count, length, -1)
+        embedded = F.normalize(self.video_head(features.transpose(1, 2)).transpose(1, 2), dim=-1)
+        return embedded.squeeze(1) if length == FRAMES else embedded

@@ -1,0 +1,143 @@
+"""The columns of a result table: what each is called, how it is summed, who judged it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from synctalklip.errors import MetricError
+
+OWN, CROSS, SILENT = "reconstruction", "cross", "silent"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column.
+
+    Attributes:
+        key: its name in configs.
+        label: heading.
+        higher_is_better: direction of the arrow.
+        value: column of `clips.csv`.
+        weight: column of `clips.csv` with the weights of a mean; None weighs clips equally.
+        kind: "mean" of `value`; "rate": `value` and `weight` are counts, summed and divided; "clip_rate": their
+            ratio is taken clip by clip and averaged over clips.
+        digits: decimals printed.
+        percent: print a percentage.
+        judge: entry of `summary.json` that says who judged, such as `syncnet` or `readers.WER1`.
+        settings: evaluation settings in which it means what its heading says.
+        note: how it is measured, for the footnote.
+    """
+
+    key: str
+    label: str
+    higher_is_better: bool
+    value: str
+    note: str
+    weight: str | None = None
+    kind: str = "mean"
+    digits: int = 2
+    percent: bool = False
+    judge: str | None = None
+    settings: tuple[str, ...] = (OWN,)
+
+
+def _picture(key: str, label: str, region: str, digits: int) -> Metric:
+    return Metric(key, label, True, key, f"{region}, in float, mean over frames", weight="frames", digits=digits)
+
+
+def _sync(key: str, label: str, higher: bool, note: str, **options: Any) -> Metric:
+    return Metric(key, label, higher, key, note, judge="syncnet", settings=(OWN, CROSS), **options)
+
+
+def _expert(key: str, label: str, note: str, settings: tuple[str, ...] = (OWN,)) -> Metric:
+    return Metric(key, label, True, key, note, digits=3, judge="avs", settings=settings)
+
+
+METRICS = (
+    _picture("psnr_face", "PSNR face", "face box", 2),
+    _picture("psnr_lower", "PSNR lower", "lower half of the face box", 2),
+    _picture("psnr_frame", "PSNR frame", "full frame", 2),
+    _picture("ssim_face", "SSIM face", "face box", 3),
+    _picture("ssim_lower", "SSIM lower", "lower half of the face box", 3),
+    _picture("ssim_frame", "SSIM frame", "full frame", 3),
+    Metric(
+        "psnr_legacy", "PSNR legacy uint8", True, "psnr_legacy",
+        "face box, in the wrapped 8-bit arithmetic of the published scripts, which reads several dB too high",
+        weight="frames",
+    ),
+    Metric("lpips", "LPIPS", False, "lpips", "face box, mean over frames", weight="frames", digits=3),
+    _sync("lse_d", "LSE-D", False, "mean over clips, at the best shift", digits=3),
+    _sync("lse_c", "LSE-C", True, "mean over clips, median over the shifts minus the best", digits=3),
+    _sync("lse_d_zero", "LSE-D at 0", False, "mean over clips, without a shift", digits=3),
+    _sync("in_sync", "offset ≤ 1", True, "share of clips whose best shift is at most 1 frame", percent=True, digits=0),
+    _expert("avs_u", "AVS_u", "cosine of generated lips and sound", (OWN, CROSS)),
+    _expert("avs_m", "AVS_m", "cosine of sound with real lips and sound with generated lips"),
+    _expert("avs_v", "AVS_v", "cosine of real lips and generated lips"),
+    Metric(
+        "open", "open in silence", False, "open_frames", "share of frames whose mouth is open under silence",
+        weight="open_counted", kind="rate", percent=True, digits=1, settings=(SILENT,),
+    ),
+)  # fmt: skip
+
+
+def reader_metrics(name: str) -> dict[str, Metric]:
+    """The columns that a lip reader can give: `wer`, `cer` and `clip`, the published per-clip average."""
+    common: dict[str, Any] = {"percent": True, "digits": 1, "judge": f"readers.{name}", "settings": (OWN, CROSS)}
+    words, word_errors = f"{name}.words", f"{name}.word_errors"
+    return {
+        "wer": Metric(name, name, False, word_errors, "errors of all words", words, "rate", **common),
+        "cer": Metric(
+            f"{name}.cer", f"{name} characters", False, f"{name}.character_errors", "errors of all characters",
+            f"{name}.characters", "rate", **common,
+        ),
+        "clip": Metric(
+            f"{name}.clip", f"{name} per-clip average", False, word_errors,
+            "mean of the rates of the clips, as in the published scripts; not a rate of the corpus",
+            words, "clip_rate", **common,
+        ),
+    }  # fmt: skip
+
+
+def choose(wanted: Sequence[str] | None, readers: Sequence[str]) -> list[Metric]:
+    """The columns that a layout names.
+
+    Args:
+        wanted: keys of `METRICS`; `NAME`, `NAME.cer` or `NAME.clip` for a lip reader; `readers`, `readers.cer` or
+            `readers.clip` for all of them. None takes all of `METRICS` and the word error rate of each reader.
+        readers: names of the lip readers, in order.
+
+    Raises:
+        MetricError: a name that is none of these.
+    """
+    known = {metric.key: [metric] for metric in METRICS}
+    by_reader = {name: reader_metrics(name) for name in readers}
+    for suffix, which in (("", "wer"), (".cer", "cer"), (".clip", "clip")):
+        known |= {f"{name}{suffix}": [made[which]] for name, made in by_reader.items()}
+        known[f"readers{suffix}"] = [made[which] for made in by_reader.values()]
+    chosen: dict[str, Metric] = {}
+    for key in [*(metric.key for metric in METRICS), "readers"] if wanted is None else wanted:
+        if key not in known:
+            raise MetricError(f"columns: there is no {key!r}; choose from {', '.join(known)}")
+        chosen |= {metric.key: metric for metric in known[key]}
+    return list(chosen.values())
+
+
+def judged_by(metric: Metric, summary: dict[str, Any]) -> dict[str, Any] | None:
+    """What a run's `summary.json` says about the judge of a column; None for arithmetic and for what is absent."""
+    if metric.judge is None:
+        return None
+    kind, _, name = metric.judge.partition(".")
+    found = summary.get(kind) or None
+    return found.get(name) if found and name else found
+
+
+def describe(metric: Metric, summary: dict[str, Any]) -> str:
+    """The footnote of a column: how it is measured, and by whom."""
+    judge = judged_by(metric, summary)
+    if not judge:
+        return metric.note
+    told = {key: judge[key] for key in ("protocol", "ends", "decoding", "beam") if judge.get(key) is not None}
+    if told.get("decoding") == "forced":
+        told["decoding"] = "forced (the reader is given the true words before each word)"
+    settings = "".join(f", {key} {value}" for key, value in told.items())
+    return f"{metric.note}; by {judge['name']} ({str(judge['sha256'])[:8]}){settings}"

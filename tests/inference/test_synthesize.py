@@ -1,0 +1,479 @@
+"""Any video and any speech in, a talking video out; with a toy model and a toy face finder."""
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from synctalklip.avsyncnet.model import AVHubertConfig
+from synctalklip.data import media
+from synctalklip.data.geometry import FaceError, geometry
+from synctalklip.data.manifest import Clip, write_manifest
+from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.model import TalkingFaceGenerator
+from synctalklip.inference import synthesize as module
+from synctalklip.inference.jobs import Job, is_done, read_jobs, run_jobs, swap_jobs
+from synctalklip.inference.options import Options
+from synctalklip.inference.synthesize import sidecar_of, synthesize
+
+OPTIONS = Options.default(progress=False)
+NTSC = Fraction(60000, 1001)
+SIZE = (161, 121)
+
+
+class ToyModel:
+    """Paints a frame white where the speech is loud and black where it is silent."""
+
+    def encode_speech(self, audio, padding_mask):
+        # In silence the 26 filters of each 10 ms are equal.
+        filters = audio.reshape(1, 4, 26, -1)
+        return (filters.std(2) > 1e-3).any(1).float()[:, :, None]
+
+    def __call__(self, faces, speech):
+        return speech[:, :1, None, None].expand(len(faces), 3, 96, 96)
+
+
+class ToyFaces:
+    """A face in the middle of every frame that is not dark."""
+
+    every = 1
+
+    def detect(self, frame):
+        height, width = frame.shape[:2]
+        there = frame.mean() > 20
+        return np.array([[width * 0.3, height * 0.2, width * 0.7, height * 0.9, 1.0]], np.float32)[: int(there)]
+
+    def landmarks(self, frame, box):
+        x1, y1, x2, _ = box
+        points = np.full((68, 2), 0.5)
+        points[[33, 36, 39, 42, 45]] = [(0.5, 0.55), (0.25, 0.35), (0.4, 0.35), (0.6, 0.35), (0.75, 0.35)]
+        points[48:] = (0.5, 0.75)
+        return (points * (x2 - x1) + (x1, y1)).astype(np.float32)
+
+
+def picture(seed=0, size=SIZE):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(60, 200, (8, 8, 3)).astype(np.uint8)
+    return cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run `synthesize` on made-up inputs; gives the report and the frames before they are encoded."""
+
+    def make(frames, wave, fps=25, rate=16000, model=None, **options):
+        video, audio, output = tmp_path / "video.mp4", tmp_path / "speech.wav", tmp_path / "out.mp4"
+        media.write_video(video, frames, fps, pixel_format="yuv444p")
+        media.write_wav(audio, wave, rate)
+        raw = []
+        original = module.paint
+
+        def recording(*arguments):
+            for frame in original(*arguments):
+                raw.append(frame.copy())
+                yield frame
+
+        module.paint = recording
+        try:
+            chosen = Options.default(progress=False, **options)
+            report = synthesize(model or ToyModel(), video, audio, output, chosen, ToyFaces())
+        finally:
+            module.paint = original
+        return report, raw
+
+    make.folder = tmp_path
+    return make
+
+
+def source_of(make, fps):
+    return media.read_video(make.folder / "video.mp4", fps)
+
+
+def silence(rows):
+    return np.zeros(rows * 640, np.int16)
+
+
+def click(rows, row):
+    wave = silence(rows)
+    wave[row * 640 + 320] = 20000
+    return wave
+
+
+def lips(frame):
+    """Brightness of the middle of the painted half."""
+    box = geometry(ToyFaces().landmarks(frame, ToyFaces().detect(frame)[0, :4])[None]).boxes[0]
+    x, y = (box[0] + box[2]) / 2, box[1] + 0.75 * (box[3] - box[1])
+    return float(frame[round(y), round(x)].mean())
+
+
+def streams(path):
+    with av.open(str(path)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        frames = sum(1 for _ in container.decode(video))
+        return video.average_rate, frames, audio.codec.name, audio.sample_rate, dict(container.metadata)
+
+
+@pytest.mark.parametrize("row", [0, 7, 19])
+def test_a_click_moves_the_lips_of_its_very_frame(make, row):
+    _, frames = make([picture()] * 20, click(20, row))
+    white = [index for index, frame in enumerate(frames) if lips(frame) > 127]
+    assert white == [row]
+
+
+@pytest.mark.parametrize("fps", [30, 50, NTSC])
+def test_other_rates_keep_the_time_of_the_click(make, fps):
+    report, frames = make([picture()] * round(2 * fps), click(50, 20), fps, sampling="nearest")
+    assert len(frames) == report.frames == round(2 * fps)
+    white = [index for index, frame in enumerate(frames) if lips(frame) > 127]
+    assert white == [index for index in range(len(frames)) if -1 <= (index / Fraction(fps) - Fraction(4, 5)) * 50 < 1]
+
+
+def test_linear_sampling_blends(make):
+    _, frames = make([picture()] * 50, click(25, 10), 50)
+    assert [round(lips(frames[index])) for index in (18, 19, 20, 21, 22)] == [0, 128, 255, 128, 0]
+
+
+def test_offset_reads_the_speech_later(make):
+    _, frames = make([picture()] * 20, click(20, 10), audio_offset_ms=80)
+    assert [index for index, frame in enumerate(frames) if lips(frame) > 127] == [8]
+
+
+@pytest.mark.parametrize("fps", [25, 30, NTSC])
+def test_output_has_the_rate_of_the_source_and_the_speech(make, fps):
+    report, _ = make([picture()] * round(fps), np.zeros(44100, np.int16), fps, rate=44100)
+    rate, frames, codec, sound, metadata = streams(make.folder / "out.mp4")
+    assert (rate, frames, codec, sound) == (fps, round(fps), "aac", 44100)
+    assert report.seconds == pytest.approx(1, abs=0.02)
+    assert len(media.read_audio(make.folder / "out.mp4")) == pytest.approx(16000, abs=700)
+    assert json.loads(metadata["comment"])["generated"] is True
+
+
+@pytest.mark.parametrize("shape", ["face", "box"])
+def test_only_the_lower_half_of_the_box_changes(make, shape):
+    shown = [picture(seed) for seed in range(4)]
+    _, frames = make(shown, silence(4), shape=shape)
+    for source, frame in zip(source_of(make, 25), frames):
+        x1, y1, x2, y2 = geometry(ToyFaces().landmarks(source, ToyFaces().detect(source)[0, :4])[None]).boxes[0]
+        changed = (frame != source).any(2)
+        rows, columns = np.nonzero(changed)
+        assert changed.any()
+        assert rows.min() >= (y1 + y2) / 2
+        assert rows.max() <= y2
+        assert columns.min() >= x1
+        assert columns.max() <= x2
+        # Black on grey: what lies beside the chin keeps its collar in the shape of a face only.
+        side, half = x2 - x1, (y1 + y2) / 2
+        beside = changed[
+            round(y2 - 0.08 * side) : round(y2 - 0.03 * side), round(x1 + 0.05 * side) : round(x1 + 0.12 * side)
+        ]
+        assert beside.any() == (shape == "box")
+        middle = frame[
+            round(half + 0.1 * side) : round(half + 0.3 * side), round(x1 + 0.3 * side) : round(x2 - 0.3 * side)
+        ]
+        assert (middle == 0).all()
+
+
+def test_odd_size_is_kept_to_the_pixel_before_encoding(make):
+    report, frames = make([picture()] * 3, silence(3))
+    assert frames[0].shape == (SIZE[1], SIZE[0], 3)
+    assert report.size == SIZE
+    assert media.probe(make.folder / "out.mp4").width == SIZE[0] + 1
+
+
+def fades(count):
+    """Frames that are told apart by their brightness."""
+    return [np.full((SIZE[1], SIZE[0], 3), 40 + 10 * index, np.uint8) for index in range(count)]
+
+
+def test_long_speech_plays_the_video_back_and_forth(make):
+    report, frames = make(fades(6), silence(20))
+    levels = [frame[0, 0].mean() for frame in frames]
+    assert report.frames == 20
+    assert np.argsort(levels[:6]).tolist() == [0, 1, 2, 3, 4, 5]
+    assert levels[5:11] == levels[:6][::-1]
+    assert levels[10:20] == levels[:10]
+
+
+@pytest.mark.parametrize(("tail", "frames", "painted"), [("cut", 4, 4), ("keep", 10, 4)])
+def test_short_speech(make, tail, frames, painted):
+    report, raw = make(fades(10), silence(4), tail=tail)
+    assert (report.frames, report.painted, report.faces_missing) == (frames, painted, 0)
+    source = source_of(make, 25)
+    for index in range(4, frames):
+        np.testing.assert_array_equal(raw[index], source[index])
+    assert streams(make.folder / "out.mp4")[1] == frames
+
+
+def test_frames_without_a_face_stay_as_they_are(make):
+    dark = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    shown = [picture()] * 5 + [dark] * 3 + [picture()] * 5 + [dark] * 12 + [picture()] * 5
+    loud = np.random.default_rng(0).integers(-3000, 3000, 30 * 640).astype(np.int16)
+    report, frames = make(shown, loud, longest_gap=0.2)
+    assert (report.painted, report.faces_missing) == (18, 12)
+    source = source_of(make, 25)
+    same = [np.array_equal(frame, original) for frame, original in zip(frames, source)]
+    assert same == [False] * 13 + [True] * 12 + [False] * 5
+    assert json.loads(sidecar_of(report.output).read_text())["faces_missing"] == 12
+
+
+def test_stereo_speech_in_a_video_container(make):
+    with av.open(str(make.folder / "speech.mkv"), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 44100), np.int16), "s16", "stereo")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    make(fades(3), silence(1))
+    output = make.folder / "stereo.mp4"
+    report = synthesize(ToyModel(), make.folder / "video.mp4", make.folder / "speech.mkv", output, OPTIONS, ToyFaces())
+    assert report.speech_seconds == pytest.approx(1, abs=0.06)
+    assert streams(output)[3] == 44100
+
+
+def test_bad_inputs_are_named_and_leave_no_file(make):
+    make(fades(3), silence(1))
+    video, audio = make.folder / "video.mp4", make.folder / "speech.wav"
+    dark, output = make.folder / "dark.mp4", make.folder / "new.mp4"
+    media.write_video(dark, [np.zeros((64, 64, 3), np.uint8)] * 5)
+    for wrong_video, wrong_audio, reason in [
+        (video, video, "no audio track"),
+        (dark, audio, r"dark\.mp4: no face was found"),
+        (make.folder / "gone.mp4", audio, "no such file"),
+        (audio, audio, "no video track"),
+        (output, audio, "is an input too"),
+        (video, output, "is an input too"),
+    ]:
+        with pytest.raises(SyncTalklipError, match=reason):
+            synthesize(ToyModel(), wrong_video, wrong_audio, output, OPTIONS, ToyFaces())
+        assert not output.exists()
+        assert not sidecar_of(output).exists()
+
+
+def test_kind_of_the_output_is_checked_before_the_work(make):
+    make(fades(3), silence(1))
+    finder = ToyFaces()
+    finder.detect = None
+    with pytest.raises(SyncTalklipError, match=r"new\.webm: '\.webm' is no kind of video file"):
+        synthesize(
+            ToyModel(), make.folder / "video.mp4", make.folder / "speech.wav", make.folder / "new.webm", OPTIONS, finder
+        )
+
+
+def test_identity_rules():
+    landmarks = np.zeros((4, 68, 2), np.float32)
+    landmarks[:, 45] = (10, 0)
+    landmarks[:, 65:68, 1] = np.array([5, 3, 1, 2])[:, None]
+    painted = np.array([False, True, True, True])
+    assert module.identity_frame("first", landmarks, painted) == 1
+    assert module.identity_frame("closed", landmarks, painted) == 2
+    assert module.identity_frame(3, landmarks, painted) == 3
+    with pytest.raises(SyncTalklipError, match="identity=0"):
+        module.identity_frame(0, landmarks, painted)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tail": "loop"},
+        {"sampling": "cubic"},
+        {"batch_size": 0},
+        {"batch_size": "x"},
+        {"crf": 60},
+        {"tial": "cut"},
+        {"shape": "round"},
+        {"face": "left"},
+        {"face": -1},
+        {"face": True},
+        {"precision": "fp16"},
+    ],
+)
+def test_wrong_options_are_named(change):
+    with pytest.raises(SyncTalklipError, match=next(iter(change))):
+        Options.default(**change)
+
+
+def tiny_generator():
+    torch.manual_seed(0)
+    config = AVHubertConfig(
+        encoder_layers=1,
+        encoder_embed_dim=16,
+        encoder_ffn_embed_dim=16,
+        encoder_attention_heads=2,
+        resnet_width=4,
+        conv_pos=8,
+        conv_pos_groups=2,
+    )
+    return TalkingFaceGenerator(
+        config, width=0.1, least_channels=4, residuals="few", output="paint", speech="bottleneck", roi_mode="landmark"
+    ).eval()
+
+
+def test_photograph_with_the_real_model_and_finder(tmp_path):
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from synctalklip.cli import CONFIGS
+
+    photograph, audio, output = tmp_path / "astronaut.png", tmp_path / "speech.wav", tmp_path / "out.mp4"
+    cv2.imwrite(str(photograph), skimage.data.astronaut()[:, :, ::-1])
+    media.write_wav(audio, np.random.default_rng(0).integers(-3000, 3000, 16000).astype(np.int16))
+    detector = instantiate(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
+    report = synthesize(tiny_generator(), photograph, audio, output, OPTIONS, detector)
+    assert (report.frames, report.painted, report.fps, report.size) == (25, 25, 25.0, (512, 512))
+    frames = media.read_video(output, None).astype(float)
+    away = np.abs(frames - skimage.data.astronaut()[:, :, ::-1]).mean(3)
+    assert away[:, 300:].mean() < 5
+    assert away[:, 110:190, 190:260].mean() > 10
+
+
+class TwoFaces(ToyFaces):
+    """A face in each half of the frame whose pixels are not dark; the right one is larger."""
+
+    def detect(self, frame):
+        height, width = frame.shape[:2]
+        left = [width * 0.05, height * 0.2, width * 0.3, height * 0.7, 1.0]
+        right = [width * 0.55, height * 0.2, width * 0.95, height * 0.95, 1.0]
+        halves = frame[:, : width // 2], frame[:, width // 2 :]
+        boxes = [box for box, half in zip((left, right), halves) if half.mean() > 20]
+        return np.array(boxes, np.float32).reshape(-1, 5)
+
+
+@pytest.mark.parametrize(("face", "side"), [("largest", 1), (0, 0), (1, 1)])
+def test_one_of_two_faces_speaks(tmp_path, face, side):
+    video, audio = tmp_path / "two.mp4", tmp_path / "speech.wav"
+    shown = [picture(size=(320, 120)) for _ in range(12)]
+    for frame in shown[5:8]:
+        frame[:, 160 * side : 160 * (side + 1)] = 0
+    media.write_video(video, shown, pixel_format="yuv444p", crf=0)
+    media.write_wav(audio, silence(12))
+    chosen = OPTIONS.replace(face=face, longest_gap=0.0, crf=0)
+    report = synthesize(ToyModel(), video, audio, tmp_path / "out.mp4", chosen, TwoFaces())
+    assert (report.painted, report.faces_missing) == (9, 3)
+    source, made = media.read_video(video, None).astype(int), media.read_video(tmp_path / "out.mp4", None)
+    changed = np.abs(made - source).reshape(12, 120, 2, 160, 3).max((1, 3, 4)) > 60
+    assert changed[:, side].tolist() == [True] * 5 + [False] * 3 + [True] * 4
+    assert not changed[:, 1 - side].any()
+
+
+def test_too_few_faces_are_counted(tmp_path):
+    media.write_video(tmp_path / "two.mp4", [picture(size=(320, 120))] * 3)
+    media.write_wav(tmp_path / "speech.wav", silence(3))
+    options, inputs = OPTIONS.replace(face=2), (tmp_path / "two.mp4", tmp_path / "speech.wav", tmp_path / "out.mp4")
+    with pytest.raises(FaceError, match=r"two\.mp4: face=2, .* shows 2; .* choose 0 to 1"):
+        synthesize(ToyModel(), *inputs, options, TwoFaces())
+
+
+def test_time_is_told_by_phase(make):
+    report, _ = make(fades(6), silence(6))
+    phases = report.seconds_by_phase
+    names = ["decode", "detect", "landmarks", "crop", "speech", "network", "paste", "encode", "other"]
+    assert list(phases) == names
+    assert all(value > 0 for value in phases.values())
+    assert sum(phases.values()) == pytest.approx(report.seconds_tracking + report.seconds_painting, rel=0.05)
+    assert json.loads(sidecar_of(report.output).read_text())["seconds_by_phase"] == phases
+    said = report.sentence()
+    assert all(f"{name} " in said for name in names)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+sys.path.insert(0, {tests!r})
+from test_synthesize import OPTIONS, ToyFaces, ToyModel
+from synctalklip.data import media
+from synctalklip.inference.synthesize import synthesize
+folder, seconds = {folder!r}, int(sys.argv[1])
+video, audio = folder + "/video.mp4", folder + "/speech.wav"
+still = np.full((240, 320, 3), 90, np.uint8)
+media.write_video(video, (still for _ in range(seconds * 25 // 2)), 25)
+media.write_wav(audio, np.zeros(seconds * 16000, np.int16))
+options = OPTIONS.replace(buffer_mb=4)
+report = synthesize(ToyModel(), video, audio, folder + "/out.mp4", options, ToyFaces())
+assert report.frames == seconds * 25
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_does_not_grow_with_length(tmp_path):
+    from pathlib import Path
+
+    script = tmp_path / "measure.py"
+    script.write_text(MEMORY.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    peaks = [
+        int(subprocess.run([sys.executable, script, str(seconds)], check=True, capture_output=True).stdout)
+        for seconds in (4, 16)
+    ]
+    # The 300 frames more would take 66 MiB decoded.
+    assert peaks[1] - peaks[0] < 25, peaks
+
+
+def test_jobs(make, tmp_path):
+    make(fades(3), silence(2))
+    lines = [
+        {"video": "video.mp4", "audio": "speech.wav", "output": "a.mp4"},
+        {"video": "gone.mp4", "audio": "speech.wav", "output": "b.mp4"},
+        {"video": "video.mp4", "audio": "speech.wav", "output": "c.mp4", "tail": "keep"},
+    ]
+    listed = tmp_path / "jobs.jsonl"
+    listed.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    jobs = read_jobs(listed, OPTIONS)
+    assert [job.options.tail for job in jobs] == ["cut", "cut", "keep"]
+    made, said = [], []
+
+    def run(job):
+        synthesize(ToyModel(), job.video, job.audio, job.output, job.options, ToyFaces())
+        made.append(job.output.name)
+
+    with pytest.raises(SyncTalklipError, match="1 of 3 jobs failed"):
+        run_jobs(jobs, None, run, said.append)
+    with pytest.raises(SyncTalklipError, match="1 of 3 jobs failed"):
+        run_jobs(jobs, None, run, said.append)
+    assert made == ["a.mp4", "c.mp4"]
+    assert sum("done before" in line for line in said) == 2
+    assert any(r"gone.mp4: there is no such file" in line for line in said)
+    other = Job(jobs[0].video, jobs[0].audio, jobs[0].output, OPTIONS.replace(audio_offset_ms=40))
+    assert not is_done(other, None)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"video": "a"}', '{"video": 1, "audio": "b", "output": "c"}'])
+def test_a_bad_line_of_jobs_is_named(tmp_path, line):
+    listed = tmp_path / "jobs.jsonl"
+    listed.write_text('{"video": "a", "audio": "b", "output": "c"}\n' + line)
+    with pytest.raises(SyncTalklipError, match=r"jobs\.jsonl, line 2: is no job"):
+        read_jobs(listed, OPTIONS)
+
+
+def test_jobs_must_not_share_an_output(tmp_path):
+    listed = tmp_path / "jobs.jsonl"
+    listed.write_text('{"video": "a", "audio": "b", "output": "c"}\n' * 2)
+    with pytest.raises(SyncTalklipError, match="earlier line"):
+        read_jobs(listed, OPTIONS)
+
+
+def test_swapped_speech(tmp_path):
+    clips = [Clip(f"s1/{name}", "test", 3, 1920, source=f"raw/{name}.mp4", root=tmp_path) for name in "abcd"]
+    for clip in clips:
+        for file in (clip.faces, clip.rois, clip.wav, clip.track):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    write_manifest(tmp_path / "manifest.jsonl", clips)
+    jobs = swap_jobs(tmp_path, "test", 2, tmp_path / "out", OPTIONS)
+    assert [(job.video.name, job.audio.name, job.output.name) for job in jobs] == [
+        ("a.mp4", "c.mp4", "s1_a_says_s1_c.mp4"),
+        ("c.mp4", "a.mp4", "s1_c_says_s1_a.mp4"),
+    ]
+    write_manifest(tmp_path / "manifest.jsonl", clips[:1])
+    with pytest.raises(SyncTalklipError, match="holds 1 clips"):
+        swap_jobs(tmp_path, "test", 2, tmp_path / "out", OPTIONS)
+
+
+def test_no_face_error_is_a_face_error(make):
+    with pytest.raises(FaceError):
+        make([np.zeros((64, 64, 3), np.uint8)] * 3, silence(3))
