@@ -15,7 +15,9 @@ def main(cfg: DictConfig) -> None:
 
     from omegaconf import OmegaConf
 
-    from synctalklip.pipeline.results import chosen_phases, expectations, write_results
+    from synctalklip.pipeline.expected import expectations
+    from synctalklip.pipeline.plan import chosen_phases
+    from synctalklip.pipeline.results import write_results
 
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
     root = Path(__file__).resolve().parent.parent
