@@ -11,7 +11,7 @@ from typing import Any
 
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
-from synctalklip.pipeline.phases import elapsed
+from synctalklip.pipeline.phases import Phase, elapsed
 from synctalklip.pipeline.plan import phase_command, recorded, unfinished
 from synctalklip.pipeline.report import plot_curves, read_curves
 from synctalklip.tables.check_results import state_shipped
@@ -21,11 +21,16 @@ from synctalklip.tables.render import bullets, markdown
 from synctalklip.tables.table import Layout, build_tables
 
 
+def report(config: Mapping[str, Any], phases: Sequence[Phase], root: Path) -> str:
+    """Write the results, see `write_results`, and say where they are."""
+    return f"results: {write_results(config, root)}"
+
+
 def write_results(config: Mapping[str, Any], root: Path) -> Path:
     """Write RESULTS.md, the pictures that it shows and the figures of the shipped weights, from what the runs left.
 
     Args:
-        config: the composed `configs/results.yaml` in plain containers.
+        config: the composed `configs/pipeline/results.yaml` in plain containers.
         root: folder that all places start at.
 
     Returns:
@@ -42,7 +47,7 @@ def write_results(config: Mapping[str, Any], root: Path) -> Path:
     lines = [
         "# Results",
         "",
-        "Written by `make grid-results GRID=folder` from what its runs left; see configs/results.yaml.",
+        "Written by `make grid-results GRID=folder` from what its runs left; see configs/pipeline/results.yaml.",
     ]
     if missing:
         lines += ["", f"**Not complete:** {', '.join(missing)} did not finish; what they have not written is missing."]
