@@ -284,7 +284,12 @@ def narrow_stage2():
     small = [f"encoder.{name}={value}" for name, value in SMALL.items()]
     small += ["encoder=tiny", "stage2.clip_frames=15", "repeats=1", "stage2.contrastive={frames: 8, dim: 4}"]
     cfg = compose("benchmark", ["run.name=x", "run.dir=x", "device=cpu", *small])
-    cfg.sizes.small.generator = ["generator=tiny", "generator.width=0.0625", "discriminator=tiny", "audio_encoder=all"]
+    cfg.sizes.small.generator = [
+        "generator=tiny",
+        "generator.width=0.0625",
+        "discriminator=tiny",
+        "audio_encoder.trainable=all",
+    ]
     return cfg
 
 
