@@ -44,9 +44,7 @@ def face_box(faces: np.ndarray, detector: FaceDetector) -> np.ndarray:
         if index is not None:
             boxes.append(found[index, :4])
     if not boxes:
-        raise FaceError(
-            f"no face is found in its face crops; use another detector, or aperture.measure=false"
-        )
+        raise FaceError("no face is found in its face crops; use another detector, or aperture.measure=false")
     return np.median(boxes, axis=0).astype(np.float32)
 
 
