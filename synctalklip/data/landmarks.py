@@ -21,6 +21,8 @@ LOOKS = 5
 """Frames in which the face is looked for, evenly spread."""
 SHIFT, GROWTH = 4.0, 0.05
 """How far the boxes of the other readings are moved, in enlarged pixels, and how much larger and smaller they are."""
+READING = f"crops x {SCALE}, one box a clip, median of 7 boxes"
+"""How landmarks are read, for footnotes."""
 
 
 def face_box(faces: np.ndarray, detector: FaceDetector) -> np.ndarray:
@@ -38,7 +40,7 @@ def face_box(faces: np.ndarray, detector: FaceDetector) -> np.ndarray:
     """
     boxes = []
     for place in np.unique(np.linspace(0, len(faces) - 1, LOOKS).round().astype(int)):
-        picture = _enlarged(faces[place])
+        picture = enlarged(faces[place])
         found = detector.detect(picture)
         index = choose_face(found, picture.shape[1], picture.shape[0])
         if index is not None:
@@ -61,13 +63,14 @@ def crop_landmarks(faces: np.ndarray, box: np.ndarray, detector: FaceDetector) -
     """
     boxes = _readings(np.asarray(box, np.float64))
     points = [
-        np.median([detector.landmarks(picture, one) for one in boxes], axis=0) for picture in map(_enlarged, faces)
+        np.median([detector.landmarks(picture, one) for one in boxes], axis=0) for picture in map(enlarged, faces)
     ]
     # Pixel centres lie at whole numbers, before and after the enlargement.
     return (np.asarray(points, np.float64) - BORDER + 0.5) / SCALE - 0.5
 
 
-def _enlarged(face: np.ndarray) -> np.ndarray:
+def enlarged(face: np.ndarray) -> np.ndarray:
+    """The picture that is read: a crop (96,96,3) enlarged inside a border, (432,432,3) uint8."""
     large = cv2.resize(face, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
     return cv2.copyMakeBorder(large, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REPLICATE)
 

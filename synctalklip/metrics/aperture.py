@@ -19,12 +19,14 @@ MOUTH = slice(48, 68)
 """Outer and inner lip, iBUG order counted from 0."""
 EYES = (36, 45)
 """Outer corners of the eyes."""
-RANGE = (5.0, 95.0)
+RANGE = (2.0, 98.0)
 """Percentiles of a recording's aperture that count as its closed and its open mouth."""
-CLOSED = 0.25
-"""A mouth is closed in the lowest so much of that range."""
-SLACK = 2
-"""Frames before and after a sound in which its closure counts: alignments are not more exact."""
+CLOSED = 0.3
+"""A mouth is closed in the lowest so much of that range: landmarks do not meet where lips do."""
+BEFORE = 1
+"""Frames before a sound in which its closure counts too: the lips of a plosive are shut before it is heard."""
+STILL = 1e-9
+"""Standard deviation of an aperture that does not move but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def compare_apertures(ours: np.ndarray, theirs: np.ndarray, max_lag: int) -> Mov
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape or ours.ndim != 1 or len(ours) == 0:
         raise MetricError(f"two apertures of one length are needed, got {ours.shape} and {theirs.shape}")
-    if not theirs.std() > 0:
+    if not theirs.std() > STILL:
         return None
     reach = min(max_lag, len(ours) // 2)
     # The smallest of equal ones: lips that do not move at all are not late.
@@ -94,9 +96,9 @@ def _shifted(ours: np.ndarray, theirs: np.ndarray, lag: int) -> float:
 
 
 def _correlation(ours: np.ndarray, theirs: np.ndarray) -> float:
-    ours, theirs = ours - ours.mean(), theirs - theirs.mean()
-    scale = np.sqrt((ours**2).sum() * (theirs**2).sum())
-    return float((ours * theirs).sum() / scale) if scale > 0 else 0.0
+    if min(ours.std(), theirs.std()) <= STILL:
+        return 0.0
+    return float(np.corrcoef(ours, theirs)[0, 1])
 
 
 def landmark_distance(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -117,7 +119,7 @@ def closures(ours: np.ndarray, recording: np.ndarray, spans: Sequence[tuple[floa
     """How often the lips close where a sound asks for it (p, b, m).
 
     Closed is relative to the range of the same person's recording, so that thick lips, or landmarks that never meet, do
-    not count as open.
+    not count as open. A mouth that never opens closes at every sound: read this beside the spread.
 
     Args:
         ours: (T,) aperture of the mouth that is judged.
@@ -133,7 +135,7 @@ def closures(ours: np.ndarray, recording: np.ndarray, spans: Sequence[tuple[floa
     for start, end in spans:
         if not 0 <= start * FPS < len(ours):
             continue
-        first, last = int(start * FPS) - SLACK, int(np.ceil(end * FPS)) + SLACK
+        first, last = max(0, int(start * FPS) - BEFORE), int(np.ceil(end * FPS))
         counted += 1
-        closed += bool(ours[max(0, first) : last].min() <= limit)
+        closed += bool(ours[first : max(last, first + 1)].min() <= limit)
     return closed, counted
