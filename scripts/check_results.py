@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
 
     from synctalklip.errors import SyncTalklipError
     from synctalklip.pipeline.phases import run_phases
-    from synctalklip.tables.check_results import compare, read_stated
+    from synctalklip.tables.shipped import compare, read_stated
 
     root = Path(__file__).resolve().parent.parent
     config = OmegaConf.to_container(cfg)

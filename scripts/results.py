@@ -15,11 +15,14 @@ def main(cfg: DictConfig) -> None:
 
     from omegaconf import OmegaConf
 
-    from synctalklip.pipeline.results import chosen_phases, expectations, write_results
+    from synctalklip.pipeline.results import chosen_phases, expectations, render_results, write_results
 
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
     root = Path(__file__).resolve().parent.parent
     config = OmegaConf.to_container(cfg)
+    if cfg.render:
+        print(f"results: {render_results(config, root)}")
+        return
     if cfg.only or not cfg.write:
         from synctalklip.pipeline.phases import run_phases
 

@@ -12,7 +12,7 @@ from synctalklip.cli import CONFIGS
 from synctalklip.device import choose_device, describe_device
 from synctalklip.generator.fused import Painter
 from synctalklip.generator.unet import UNetGenerator
-from synctalklip.tables.markdown import table
+from synctalklip.tables.render import pipe_table
 
 
 def run(cfg: DictConfig) -> str:
@@ -35,4 +35,4 @@ def run(cfg: DictConfig) -> str:
             seconds = median_seconds(lambda painter=painter, x=speech: painter(poses, poses, x), device, cfg.repeats)
             rows.append([size, precision, f"{1000 * seconds / len(poses):.1f}", f"{len(poses) / seconds:.0f}"])
     header = ["generator", "precision", "ms an image", "images/s"]
-    return f"{describe_device(device)}, batches of {len(poses)} images:\n\n{table(header, rows)}"
+    return f"{describe_device(device)}, batches of {len(poses)} images:\n\n{pipe_table(header, rows, padded=True)}"

@@ -11,7 +11,7 @@ from synctalklip.benchmark.stage1_steps import HEADER, PRECISIONS, measure
 from synctalklip.benchmark.timing import Comparison, matmul_peak
 from synctalklip.device import choose_device, describe_device
 from synctalklip.errors import SyncTalklipError
-from synctalklip.tables.markdown import table
+from synctalklip.tables.render import pipe_table
 
 
 def run(cfg: DictConfig) -> str:
@@ -27,10 +27,10 @@ def run(cfg: DictConfig) -> str:
     sections = [f"{describe_device(device)}, torch {torch.__version__}"]
     if "parts" in cfg.measure:
         rows = [comparison.row() for comparison in tqdm(_parts(cfg, device), desc="parts", disable=None)]
-        sections.append(table(["what", "ours ms", "naive ms", "ratio"], rows))
+        sections.append(pipe_table(["what", "ours ms", "naive ms", "ratio"], rows, padded=True))
     if "steps" in cfg.measure:
         options = f"channels_last {str(cfg.channels_last).lower()}, compile {str(cfg.compile).lower()}"
-        sections += [f"Training steps, {options}:", table(HEADER, _steps(cfg, device))]
+        sections += [f"Training steps, {options}:", pipe_table(HEADER, _steps(cfg, device), padded=True)]
     return "\n\n".join(sections)
 
 

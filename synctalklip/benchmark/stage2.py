@@ -30,7 +30,7 @@ from synctalklip.device import choose_device, describe_device
 from synctalklip.generator.loaders import StageTwoData
 from synctalklip.generator.objective import READ, insert_faces
 from synctalklip.generator.players import Batch, Players
-from synctalklip.tables.markdown import table
+from synctalklip.tables.render import pipe_table
 
 PHASES = ("generator", "expert", "discriminator in G", "backward G", "update G", "discriminator step")
 PLAIN = ["trainer.precision=fp32", "trainer.channels_last=false", "trainer.frozen_mb=0", "trainer.compile=null"]
@@ -46,7 +46,7 @@ def run(cfg: DictConfig) -> str:
     sections = [f"{describe_device(device)}, torch {torch.__version__}"]
     if "parts" in cfg.measure:
         rows = [comparison.row() for comparison in tqdm(_parts(cfg, device), desc="parts", disable=None)]
-        sections.append(table(["what", "ours ms", "naive ms", "ratio"], rows))
+        sections.append(pipe_table(["what", "ours ms", "naive ms", "ratio"], rows, padded=True))
     if "steps" in cfg.measure:
         sections += _whole_steps(cfg, device)
     return "\n\n".join(sections)
@@ -244,4 +244,4 @@ def _whole_steps(cfg: DictConfig, device: torch.device) -> list[str]:
         f"One worker reads and collates such a batch in {1000 * data:.0f} ms. "
         f"The whole step takes {totals['plain'] / totals['ours']:.1f} times as long in the plain form."
     )
-    return [table(header, rows), told]
+    return [pipe_table(header, rows, padded=True), told]

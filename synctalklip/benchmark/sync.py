@@ -18,7 +18,7 @@ from synctalklip.cli import CONFIGS
 from synctalklip.device import choose_device, describe_device
 from synctalklip.syncnet.lse import build_syncnet
 from synctalklip.syncnet.network import COEFFICIENTS, FACE, STEPS_PER_FRAME
-from synctalklip.tables.markdown import table
+from synctalklip.tables.render import pipe_table
 
 
 def measure(cfg: DictConfig, device: torch.device, naive: ModuleType) -> Iterator[Comparison]:
@@ -44,4 +44,4 @@ def run(cfg: DictConfig) -> str:
     device = choose_device(cfg.device)
     rows = [comparison.row() for comparison in tqdm(measure(cfg, device, load_naive("naive")), disable=None)]
     header = ["what", "ours ms", "naive ms", "ratio"]
-    return f"{describe_device(device)}, torch {torch.__version__}\n\n{table(header, rows)}"
+    return f"{describe_device(device)}, torch {torch.__version__}\n\n{pipe_table(header, rows, padded=True)}"

@@ -60,7 +60,9 @@ class Parts:
         return float(values.std(ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
 
 
-def _interval(statistic: Callable[[np.ndarray], np.ndarray], clips: int, samples: int, seed: int) -> tuple[float, float]:
+def _interval(
+    statistic: Callable[[np.ndarray], np.ndarray], clips: int, samples: int, seed: int
+) -> tuple[float, float]:
     """Ends of the percentile interval (Efron 1979) of a statistic over resampled clips.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from synctalklip.errors import SyncTalklipError
-from synctalklip.tables.paper_claims import Claim, claims_table
+from synctalklip.tables.claims import Claim, claims_table
 from synctalklip.tables.runs import load_run
 
 REFERENCES = ("ground_truth", "still_mouth")

@@ -20,7 +20,7 @@ from synctalklip.avsyncnet.transformer import Attention
 from synctalklip.benchmark.timing import Comparison, count_flops
 from synctalklip.cli import CONFIGS
 from synctalklip.losses import cosine_logits
-from synctalklip.tables.markdown import table
+from synctalklip.tables.render import pipe_table
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -147,7 +147,7 @@ def test_flops_are_those_of_the_products():
 
 def test_tables_are_aligned():
     rows = [Comparison("one", 0.001, 0.02).row(), Comparison("another", 0.01, 0.01).row()]
-    lines = table(["what", "ours ms", "naive ms", "ratio"], rows).splitlines()
+    lines = pipe_table(["what", "ours ms", "naive ms", "ratio"], rows, padded=True).splitlines()
     assert lines[2] == "| one     |    1.00 |    20.00 | 20.0x |"
     assert len({len(line) for line in lines}) == 1
 

@@ -14,8 +14,8 @@ from run_factory import READERS, write_run
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import MetricError
 from synctalklip.metrics.statistics import Parts, bootstrap, holm, paired_difference, permutation_test
+from synctalklip.tables.blocks import read_published
 from synctalklip.tables.columns import choose
-from synctalklip.tables.published import read_published
 from synctalklip.tables.render import Cell, Column, Row, Table, comma_separated, latex, latex_text, write_tables
 from synctalklip.tables.runs import aggregate, load_run, parts_of
 from synctalklip.tables.table import Layout, build_tables, markdown_table
@@ -150,7 +150,7 @@ def test_runs_of_one_name_are_seeds_of_one_row(tmp_path):
     # Mean of 1, 2, 3 and their standard deviation with n - 1.
     assert cells(table, "ours")[1:3] == ["3", "2"]
     assert cells(table, "ours")[-1] == "2.000 ± 1.000 [2.000, 2.000]"
-    assert "differ in their seed" in table
+    assert "standard deviation over seeds" in table
     with pytest.raises(MetricError, match="listed twice"):
         markdown_table([runs[0], runs[0]], samples=10, seed=1)
 
