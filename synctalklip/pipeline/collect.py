@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -115,7 +116,7 @@ def saved_settings(run: Run, root: Path) -> dict[str, str]:
         return {}
     try:
         return flat_settings(OmegaConf.to_container(OmegaConf.load(file)))
-    except (OSError, ValueError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
         raise SyncTalklipError(f"{file}: cannot be read ({error}); train this model again") from error
 
 

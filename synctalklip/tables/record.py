@@ -76,7 +76,7 @@ def read_record(folder: Path) -> Record:
             rows = _read_rows(file)
             names = [name for name in rows[0] if name != "key"]
             kind = file.stem.removeprefix("settings_")
-            record.settings[kind] = {name: {row["key"]: row[name] for row in rows} for name in names}
+            record.settings[kind] = {name: {row["key"]: row[name] for row in rows if row[name]} for name in names}
     except (OSError, ValueError, KeyError, IndexError, csv.Error) as error:
         raise SyncTalklipError(f"{folder}: holds no whole record ({error}); make grid-results writes it") from error
     return record
