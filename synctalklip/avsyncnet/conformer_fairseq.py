@@ -27,6 +27,7 @@ class ConformerModelConfig(FairseqDataclass, ConformerConfig):
     """Structure of the reader; `vocab_size`, `ctc` and `hear` are filled in from tokenizer and loss weights."""
 
     init_from: str | None = field(default=None, metadata={"help": "checkpoint whose ResNet is taken"})
+    frozen_stages: int = field(default=MISSING, metadata={"help": "first stages of the ResNet that do not learn"})
     channels_last: bool = field(default=MISSING, metadata={"help": "memory layout of the ResNet's weights"})
     compile: bool = field(default=MISSING, metadata={"help": "torch.compile of ResNet and Conformer"})
 
@@ -43,6 +44,7 @@ class FairseqConformer(ConformerReader, BaseFairseqModel):
         model = cls(ConformerConfig.from_mapping(plain(cfg)))
         if cfg.init_from:
             model.initialize(cfg.init_from)
+        model.feature_extractor_video.resnet.freeze(cfg.frozen_stages)
         prepare_for_training(model, cfg.channels_last, cfg.compile)
         return model
 

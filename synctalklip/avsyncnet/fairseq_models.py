@@ -54,6 +54,9 @@ class AVSyncNetModelConfig(FairseqDataclass, AVSyncNetConfig):
     ctc: bool = field(default=False, metadata={"help": "a linear layer for the CTC term"})
     init_from: str | None = field(default=None, metadata={"help": "pre-trained or fine-tuned checkpoint"})
     init_parts: str = field(default="all", metadata={"help": "what of it is taken: all or front_ends"})
+    frozen_stages: int = field(
+        default=MISSING, metadata={"help": "first stages of the video front-end that do not learn, the stem being one"}
+    )
     channels_last: bool = field(default=MISSING, metadata={"help": "memory layout of the ResNet's weights"})
     compile: bool = field(default=MISSING, metadata={"help": "torch.compile of the encoder"})
 
@@ -104,7 +107,9 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
         model = cls(AVSyncNetConfig.from_mapping(plain(cfg)), cfg.ctc)
         if cfg.init_from:
             model.initialize(cfg.init_from, task.state.tokenizer, cfg.init_parts)
-        prepare_for_training(model.encoder.w2v_model, cfg.channels_last, cfg.compile)
+        encoder = model.encoder.w2v_model
+        encoder.feature_extractor_video.resnet.freeze(cfg.frozen_stages)
+        prepare_for_training(encoder, cfg.channels_last, cfg.compile)
         return model
 
     def initialize(self, path: str | Path, tokenizer: bytes, parts: str) -> None:

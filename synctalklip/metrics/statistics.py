@@ -68,9 +68,11 @@ def _interval(
     Args:
         statistic: places of clips (...,N) -> its values (...).
         clips: N.
-        samples: number of resampled corpora.
+        samples: number of resampled corpora; the ends are NaN for 0.
         seed: the same seed draws the same clips for every statistic.
     """
+    if samples < 1:
+        return math.nan, math.nan
     # A resample may hold no clip that counts; scipy would warn of each.
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
@@ -137,12 +139,12 @@ def permutation_test(ours: Parts, theirs: Parts, permutations: int, seed: int) -
 
     Returns:
         Share of exchanges whose difference is at least as large; of random ones (reached + 1) / (total + 1), so that
-        it is never 0. NaN without a common clip.
+        it is never 0. NaN without a common clip or a permutation.
     """
     ours, theirs = in_common(ours, theirs)
     counted = ours.denominator.sum(0) > 0
     clips = int(counted.sum())
-    if not clips:
+    if not clips or permutations < 1:
         return math.nan
     # One row of 2 N places: the results of `ours`, then those of `theirs`. What is exchanged are places.
     numerator, denominator = (

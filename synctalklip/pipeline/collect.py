@@ -20,6 +20,7 @@ from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
 from synctalklip.pipeline.iterations import iteration_rows
 from synctalklip.pipeline.phases import Phase, elapsed, read_state
+from synctalklip.pipeline.plan import plan_phases, recorded
 from synctalklip.tables.claims import Claim, judge_claims, judge_target
 from synctalklip.tables.pages import NOT_MEASURED
 from synctalklip.tables.record import PAPER, Line, Record, comparison_line, measure
@@ -33,7 +34,7 @@ def collect(config: Mapping[str, Any], missing: Sequence[str], root: Path) -> Re
     """All that RESULTS.md shows of the runs that are there.
 
     Args:
-        config: the composed `configs/results.yaml` in plain containers.
+        config: the composed `configs/pipeline/results.yaml` in plain containers.
         missing: phases that are not finished.
         root: folder that all places start at.
 
@@ -152,19 +153,12 @@ def _iterations(config: Mapping[str, Any], name: str, root: Path) -> Iterator[Li
 
 
 def _costs(config: Mapping[str, Any], missing: Sequence[str], root: Path) -> Iterator[dict[str, Any]]:
-    """Every run with its phases; a run without phases of its own is its only one."""
-    outer = read_state(root / config["run"]["dir"] / "state.json")
-    for name, wanted in config["phases"].items():
-        if name in missing:
-            continue
-        inner = root / wanted["folder"] / "state.json"
-        phases = list(read_state(inner).values()) if inner.is_file() else [outer[name]] if name in outer else []
-        yield {
-            "name": name,
-            "command": " ".join(wanted["command"].split()),
-            "seconds": elapsed(phases),
-            "phases": [_phase(phase) for phase in phases],
-        }
+    """Every run with its phases."""
+    for phase in plan_phases(config):
+        if phase.name not in missing:
+            phases = recorded(config, phase.name, root)
+            facts = {"name": phase.name, "command": phase.command, "seconds": elapsed(phases)}
+            yield facts | {"phases": [_phase(one) for one in phases]}
 
 
 def _phase(phase: Phase) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The report of a demo: table, pictures, loss curves, videos, seconds and the machine, as Markdown."""
+"""The report of a pipeline: table, pictures, loss curves, videos, seconds and the machine, as Markdown."""
 
 import fnmatch
 import math
@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
-
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
-from synctalklip.pipeline.phases import Phase, elapsed, run_phases
+from synctalklip.pipeline.phases import Phase, elapsed
+from synctalklip.tables.render import pipe_table
 
 
 class Curve(NamedTuple):
@@ -88,23 +87,15 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def run_and_report(cfg: DictConfig, root: Path) -> Path:
-    """Run the phases of a configuration, skip what is finished, and write what came of them.
+def report(config: Mapping[str, Any], phases: Sequence[Phase], root: Path) -> str:
+    """Write the report of a pipeline that has a `report`, see `write_report`, and say where it is.
 
     Args:
-        cfg: run.dir, phases, needs, at_once, fresh (see `phases.run_phases`) and report (see `write_report`).
-        root: folder from which the commands are run.
-
-    Returns:
-        The report.
-
-    Raises:
-        SyncTalklipError: a phase failed, or left out what the report should show.
+        config: the composed pipeline in plain containers.
+        phases: what was run.
+        root: folder that the paths of the report start at.
     """
-    directory = Path(cfg.run.dir).resolve()
-    commands, needs, content = (OmegaConf.to_container(cfg[name]) for name in ("phases", "needs", "report"))
-    phases = run_phases(commands, directory, root, cfg.fresh, needs, cfg.at_once)
-    return write_report(directory, phases, content, root)
+    return f"report: {write_report(root / config['run']['dir'], phases, config['report'], root)}"
 
 
 def write_report(directory: str | Path, phases: Sequence[Phase], content: Mapping[str, Any], root: Path) -> Path:
@@ -139,11 +130,11 @@ def write_report(directory: str | Path, phases: Sequence[Phase], content: Mappin
     if content["strips"]:
         lines += ["", "## Frames", ""]
         lines += [f"![{path.stem}]({link})\n" for path, link in _found(content["strips"], root, directory)]
-    lines += ["", "## Curves", "", f"![curves]({curves.name})", "", *_curve_table(runs)]
+    lines += ["", "## Curves", "", f"![curves]({curves.name})", "", _curve_table(runs)]
     if content["videos"]:
         lines += ["", "## Videos", ""]
         lines += [f"- [{link}]({link})" for _, link in _found(content["videos"], root, directory)]
-    lines += ["", "## Seconds per phase", "", *_phase_table(phases)]
+    lines += ["", "## Seconds per phase", "", _phase_table(phases)]
     lines += ["", "## Machine", ""]
     lines += [f"- {name}: {value}" for name, value in describe_machine().items()]
     report = directory / "report.md"
@@ -167,19 +158,16 @@ def _absolute_glob(pattern: str) -> list[Path]:
     return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
-def _curve_table(runs: Mapping[str, Sequence[Curve]]) -> list[str]:
-    lines = ["| run | curve | steps | first | last | lowest | highest |", "|---|---|---:|---:|---:|---:|---:|"]
+def _curve_table(runs: Mapping[str, Sequence[Curve]]) -> str:
+    rows = []
     for title, curves in runs.items():
         for curve in curves:
-            first, last = curve.values[0], curve.values[-1]
-            low, high = min(curve.values), max(curve.values)
-            lines.append(
-                f"| {title} | {curve.name} | {curve.steps[-1]} | {first:.4g} | {last:.4g} | {low:.4g} | {high:.4g} |"
-            )
-    return lines
+            values = (curve.values[0], curve.values[-1], min(curve.values), max(curve.values))
+            rows.append([title, curve.name, str(curve.steps[-1]), *(f"{value:.4g}" for value in values)])
+    return pipe_table(["run", "curve", "steps", "first", "last", "lowest", "highest"], rows)
 
 
-def _phase_table(phases: Sequence[Phase]) -> list[str]:
-    lines = ["| phase | seconds | command |", "|---|---:|---|"]
-    lines += [f"| {phase.name} | {phase.seconds:.0f} | `python {phase.command}` |" for phase in phases]
-    return [*lines, f"| from start to end | {elapsed(phases):.0f} | some phases ran side by side |"]
+def _phase_table(phases: Sequence[Phase]) -> str:
+    rows = [[phase.name, f"{phase.seconds:.0f}", f"`python {phase.command}`"] for phase in phases]
+    rows.append(["from start to end", f"{elapsed(phases):.0f}", "some phases ran side by side"])
+    return pipe_table(["phase", "seconds", "command"], rows)

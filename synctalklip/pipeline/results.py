@@ -3,93 +3,31 @@
 All places start at the root of the repository.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from synctalklip.benchmark.timing import median_seconds
 from synctalklip.checkpoint import write_atomically
-from synctalklip.device import choose_device, choose_precision
 from synctalklip.errors import SyncTalklipError
 from synctalklip.pipeline.collect import collect
-from synctalklip.pipeline.phases import name_machine
+from synctalklip.pipeline.phases import Phase
+from synctalklip.pipeline.plan import unfinished
 from synctalklip.pipeline.report import plot_curves, read_curves
 from synctalklip.tables.pages import commands_page, results_page
 from synctalklip.tables.record import read_record, write_record
 
 
-def chosen_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Commands and needs of the phases of `only`, or of all, for `phases.run_phases`.
-
-    Raises:
-        SyncTalklipError: `only` names a phase that does not exist.
-    """
-    phases, only = config["phases"], config["only"] or list(config["phases"])
-    for name in only:
-        if name not in phases:
-            raise SyncTalklipError(f"only: there is no phase {name!r}; choose from {', '.join(phases)}")
-    chosen = {name: phase for name, phase in phases.items() if name in only}
-    return {name: p["command"] for name, p in chosen.items()}, {name: p["needs"] for name, p in chosen.items()}
-
-
-def unfinished(config: Mapping[str, Any], root: Path) -> list[str]:
-    """Names of the phases whose last file is not there."""
-    return [name for name, p in config["phases"].items() if not (root / p["folder"] / p["leaves"]).is_file()]
-
-
-def expectations(config: Mapping[str, Any], names: Sequence[str], root: Path) -> str:
-    """How long phases will take on this machine, from a probe of a second or two.
-
-    Args:
-        config: the composed `configs/results.yaml` in plain containers.
-        names: the phases.
-        root: folder that their places start at.
-    """
-    reference, left = config["reference"], unfinished(config, root)
-    here = probe_seconds(choose_device(config["device"]))
-    ratio = here / reference["probe"]
-    expected = {
-        name: max(phase.get("least", reference["least"]), ratio) * phase["seconds"]
-        for name, phase in config["phases"].items()
-        if name in names and name in left
-    }
-    lines = [
-        f"{name_machine()}: {here:.3f} s for the probe, {reference['probe']:.3f} s on {reference['machine']}; "
-        f"a phase takes about {ratio:.2f} times as long as there."
-    ]
-    lines += [f"  {name}: {_duration(expected[name]) if name in expected else 'done'}" for name in names]
-    return "\n".join([*lines, f"  together: {_duration(sum(expected.values()))}"])
-
-
-def probe_seconds(device: torch.device) -> float:
-    """Seconds of one training step of a small conv net on `device`, in the precision that it computes in."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU()]
-    net = nn.Sequential(*layers, nn.Conv2d(64, 3, 3, padding=1)).to(device)
-    images = torch.rand(4, 3, 96, 96, device=device)
-    precision = choose_precision("auto", device)
-
-    def step() -> None:
-        with precision.autocast(device):
-            net(images).square().mean().backward()
-
-    return median_seconds(step, device, repeats=3)
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(math.ceil(seconds / 60), 60)
-    return f"about {hours} h {minutes:02d} min" if hours else f"about {minutes} min"
+def report(config: Mapping[str, Any], phases: Sequence[Phase], root: Path) -> str:
+    """Write the results, see `write_results`, or again from the record alone, and say where they are."""
+    write = write_results if config["collect"] else render_results
+    return f"results: {write(config, root)}"
 
 
 def write_results(config: Mapping[str, Any], root: Path) -> Path:
     """Collect what the runs left into the record, and write RESULTS.md and its page of commands from it.
 
     Args:
-        config: the composed `configs/results.yaml` in plain containers.
+        config: the composed `configs/pipeline/results.yaml` in plain containers.
         root: folder that all places start at.
 
     Returns:

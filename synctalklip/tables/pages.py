@@ -1,7 +1,7 @@
 """RESULTS.md and the page of its commands, from the record of results and the templates beside this module.
 
 A template holds words; every figure comes from the record. Which rows and columns a table shows is the part of
-`configs/results.yaml` that is called `tables` and `settings`.
+`configs/pipeline/results.yaml` that is called `tables` and `settings`.
 """
 
 import datetime
@@ -39,8 +39,8 @@ def results_page(record: Record, config: Mapping[str, Any]) -> str:
 
     Args:
         record: of the results.
-        config: the composed `configs/results.yaml` in plain containers; of it `tables`, `settings`, `pictures`,
-            `commands_page` and titles of strips are read.
+        config: the composed `configs/pipeline/results.yaml` in plain containers; of it `tables`, `settings`,
+            `pictures`, `commands_page` and titles of strips are read.
     """
     tables = {name: _section(record, name, entry) for name, entry in config["tables"].items()}
     targets = [line for line in record.comparisons if line["kind"] == "target"]

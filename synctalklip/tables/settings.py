@@ -13,7 +13,7 @@ def what_ran(record: Record, kind: str, entry: Mapping[str, Any], tables: Mappin
     Args:
         record: of the results.
         kind: of training.
-        entry: its part of `settings` of `configs/results.yaml`.
+        entry: its part of `settings` of `configs/pipeline/results.yaml`.
         tables: the part `tables` of it.
 
     Returns:

@@ -25,6 +25,8 @@ from synctalklip.data.text import EOS, PAD, Tokenizer
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import lip_reading
 
+pytestmark = pytest.mark.trains
+
 SMALL = {
     "encoder_layers": 1,
     "encoder_embed_dim": 16,

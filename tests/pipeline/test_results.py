@@ -2,7 +2,6 @@
 
 import functools
 import json
-import shlex
 from copy import deepcopy
 from pathlib import Path
 
@@ -25,14 +24,14 @@ ROOT = CONFIGS.parent
 
 
 @functools.cache
-def composed(name: str, *overrides: str) -> dict:
+def composed(*overrides: str) -> dict:
+    settings = ["pipeline=results", "run.dir=outputs/results", f'data.root="{CORPUS}"', *overrides]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose(name, [f"run.dir=outputs/{name}", f'data.root="{CORPUS}"', *overrides])
-    return OmegaConf.to_container(cfg, resolve=True)
+        return OmegaConf.to_container(compose("pipeline", settings), resolve=True)
 
 
-def config(name: str, *overrides: str) -> dict:
-    return deepcopy(composed(name, *overrides))
+def config(*overrides: str) -> dict:
+    return deepcopy(composed(*overrides))
 
 
 @functools.cache
@@ -95,7 +94,7 @@ def finished(tmp_path, monkeypatch):
 
 
 def written(root: Path, *overrides: str) -> str:
-    return results.write_results(config("results", "method=synctalklip", *overrides), root).read_text()
+    return results.write_results(config("method=synctalklip", *overrides), root).read_text()
 
 
 def cells(text: str, first: str) -> list[str]:
@@ -144,17 +143,17 @@ def test_results_are_written_again_from_the_record_alone(finished, tmp_path_fact
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "data").mkdir()
     (finished / "data" / "results").rename(elsewhere / "data" / "results")
-    assert results.render_results(config("results", "method=synctalklip"), elsewhere).read_text() == text
+    assert results.render_results(config("method=synctalklip"), elsewhere).read_text() == text
     with pytest.raises(SyncTalklipError, match="holds no whole record"):
-        results.render_results(config("results"), finished)
+        results.render_results(config(), finished)
 
 
 def test_the_pages_that_stand_here_are_those_of_their_record(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "results").symlink_to(ROOT / "data" / "results")
-    results.render_results(config("results"), tmp_path)
+    results.render_results(config(), tmp_path)
     for name in ("RESULTS.md", "docs/results_commands.md"):
-        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), f"{name}: scripts/results.py render=true"
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), f"{name}: make results"
 
 
 def test_results_can_be_read():
@@ -186,7 +185,7 @@ def test_missing_runs_are_named(finished):
     assert "Not complete: sweep_synthetic, compare_grid did not finish;" in text
     assert "strip_table1" not in text
     # Without any run every target is open, and none is said to be met.
-    text = results.write_results(config("results", "iterations={}"), finished / "empty").read_text()
+    text = results.write_results(config("iterations={}"), finished / "empty").read_text()
     assert "0 of 11 targets are met. Not measured: AV-SyncNet reads unseen clips;" in text
     assert text.count("| not measured |") == 11
 
@@ -195,30 +194,3 @@ def test_a_configuration_that_cannot_be_read_is_named(finished):
     (finished / "outputs/ablation_grid/talklip/seed1/config.yaml").write_text("a: [")
     with pytest.raises(SyncTalklipError, match=r"talklip/seed1/config\.yaml: cannot be read"):
         written(finished)
-
-
-def test_a_part_of_the_phases_and_how_long_they_take(finished, monkeypatch):
-    commands, needs = results.chosen_phases(config("results", "only=[compare_grid,stage1_grid]"))
-    assert list(commands) == ["stage1_grid", "compare_grid"] == list(needs)
-    with pytest.raises(SyncTalklipError, match="no phase 'sweep'; choose from stage1_grid"):
-        results.chosen_phases(config("results", "only=[sweep]"))
-    monkeypatch.setattr(results, "probe_seconds", lambda device: 0.5)
-    (finished / "outputs/stage1/report.md").unlink()
-    text = results.expectations(
-        config("results", "reference.probe=0.25", "phases.stage1_synthetic.seconds=3000"),
-        ["stage1_grid", "stage1_synthetic"],
-        finished,
-    )
-    assert "stage1_grid: done" in text
-    assert "stage1_synthetic: about 1 h 40 min" in text
-
-
-@pytest.mark.parametrize("name", ["results", "check_results"])
-def test_every_command_composes(name):
-    phases = config(name)["phases"].values()
-    for command in (phase["command"] if isinstance(phase, dict) else phase for phase in phases):
-        script, *overrides = shlex.split(command)
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            cfg = compose(Path(script).stem, overrides)
-        if "data.root" in command:
-            assert cfg.data.root == CORPUS

@@ -19,9 +19,9 @@ from synctalklip.tables.shipped import compare, read_stated, state_shipped
 
 @functools.cache
 def plain(name: str, *overrides: str) -> dict:
+    settings = [f"run.dir=outputs/{name}", "data.root=GRID", *overrides]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = composed(name, [f"run.dir=outputs/{name}", "data.root=GRID", *overrides])
-    return OmegaConf.to_container(cfg, resolve=True)
+        return OmegaConf.to_container(composed(name, settings), resolve=True)
 
 
 def config(name: str, *overrides: str) -> dict:
@@ -45,7 +45,7 @@ def test_figures_of_shipped_weights_are_those_of_the_run_that_made_them(shipped)
     folder = shipped / "checkpoints"
     kept = {"sha256": file_hash(folder / "avsyncnet_grid"), "run": "elsewhere", "clips": 4, "metrics": {"errors": 9.0}}
     (folder / "results.json").write_text(json.dumps({"avsyncnet_grid": kept, "reader_grid": kept}))
-    facts = state_shipped(config("results", "method=synctalklip"), shipped)
+    facts = state_shipped(config("pipeline", "pipeline=results", "method=synctalklip"), shipped)
     stated = json.loads((folder / "results.json").read_text())
     assert stated["avsyncnet_grid"] == kept
     assert stated["generator_grid"]["run"] == "outputs/ablation_grid/evaluate/synctalklip/seed1"
@@ -57,7 +57,7 @@ def test_figures_of_shipped_weights_are_those_of_the_run_that_made_them(shipped)
     assert (by_name["generator_grid"]["model"], by_name["reader_grid"]["figures"]) == ("SyncTalklip", {"WER": "12.5"})
     # Weights that were exchanged lose what was stated of them.
     save_folder(folder / "avsyncnet_grid", {"w": torch.ones(3)}, {"kind": "syncnet"})
-    facts = state_shipped(config("results", "method=synctalklip"), shipped)
+    facts = state_shipped(config("pipeline", "pipeline=results", "method=synctalklip"), shipped)
     assert [fact["kept"] for fact in facts if fact["weights"] == "avsyncnet_grid"] == [False]
     assert "avsyncnet_grid" not in json.loads((folder / "results.json").read_text())
 
@@ -66,7 +66,7 @@ def test_figures_of_shipped_weights_are_those_of_the_run_that_made_them(shipped)
 def checked(shipped):
     """The shipped weights measured again; AV-SyncNet ships from the run at hand."""
     save_folder(shipped / "checkpoints/avsyncnet_grid", {"w": torch.ones(3)}, {"kind": "x", "source": {"sha256": "a"}})
-    state_shipped(config("results", "method=synctalklip"), shipped)
+    state_shipped(config("pipeline", "pipeline=results", "method=synctalklip"), shipped)
     out = shipped / "outputs" / "check_results"
     write_table2(out / "table2", {"AV-SyncNet": [1, 2, 2, 2]})
     write_evaluation(out / "ground_truth", "Ground truth", [1, 1, 0, 1], kind="ground_truth")

@@ -218,6 +218,26 @@ def test_layouts_choose_rows_columns_and_tests(tmp_path):
         build_tables(runs, layout(rows=["c"]), samples=10, seed=1)
 
 
+def test_a_family_of_tests_is_chosen_by_its_columns(tmp_path):
+    rows = [dict(row, lse_c=row["frames"] / 100) for row in ROWS]
+    better = [dict(row, lse_d=row["lse_d"] - 0.5) for row in rows]
+    runs = [write_run(tmp_path / "a", rows, "a"), write_run(tmp_path / "b", better, "b")]
+    _, every = build_tables(runs, layout(against="a"), samples=20, seed=1)
+    main, some = build_tables(runs, layout(against="a", tested=["lse_d"]), samples=20, seed=1)
+    assert [column.key for column in every.columns] == ["psnr_face", "lse_d", "lse_c"]
+    assert [column.key for column in main.columns] == ["psnr_face", "lse_d", "lse_c"]
+    assert [column.key for column in some.columns] == ["lse_d"]
+    assert any("over the 1 tests of this table" in note for note in some.notes)
+
+
+def test_psnr_of_the_lower_half_is_shown_by_name_only(tmp_path):
+    run = write_run(tmp_path / "a", [dict(row, psnr_lower=row["psnr_face"] - 3.01) for row in ROWS])
+    (table,) = build_tables([run], layout(), 10, 1)
+    assert [column.key for column in table.columns] == ["psnr_face", "lse_d"]
+    (table,) = build_tables([run], layout(columns=["psnr_lower"]), 10, 1)
+    assert [column.label for column in table.columns] == ["PSNR lower"]
+
+
 def test_published_rows_carry_a_dagger_and_are_never_best(tmp_path):
     entry = {"method": "Other", "corpus": "toy", "source": "Paper 2020", "grade": "read", "values": {"lse_d": 0.1}}
     runs = [write_run(tmp_path / "a", ROWS, "a"), write_run(tmp_path / "b", [dict(r, lse_d=3) for r in ROWS], "b")]
