@@ -31,7 +31,8 @@ from synctalklip.evaluation.pairs import Pair, pair_clips, write_jobs
 from synctalklip.evaluation.scoring import Scored, Scorer, faces_path
 from synctalklip.evaluation.strip import evenly, write_strips
 from synctalklip.tables.render import write_rows
-from synctalklip.tables.table import load_run, markdown_table
+from synctalklip.tables.runs import load_run
+from synctalklip.tables.table import markdown_table
 
 log = logging.getLogger(__name__)
 

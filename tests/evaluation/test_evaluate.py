@@ -22,7 +22,7 @@ from synctalklip.evaluation.compare import compare
 from synctalklip.evaluation.evaluate import evaluate
 from synctalklip.metrics.quality import score_faces
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
-from synctalklip.tables.table import load_run
+from synctalklip.tables.runs import load_run
 
 
 class ToyReader:
