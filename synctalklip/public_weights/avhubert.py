@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 
 from synctalklip import checkpoint
-from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig
+from synctalklip.avsyncnet.config import (
+    AVHubertConfig,
+    AVSyncNetConfig,
+    decoder_structure,
+    encoder_structure,
+    heads_of,
+    size_hint,
+)
 from synctalklip.avsyncnet.expert import ENCODER_PREFIX, FINE_TUNED, PRETRAINED, decoder_settings, encoder_settings
 from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.model import AVSyncNet
-from synctalklip.avsyncnet.structure import decoder_structure, encoder_structure, heads_of, size_hint
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.text import TextError, Tokenizer
 from synctalklip.public_weights import public_layout as layout

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from synctalklip import checkpoint
+from synctalklip.avsyncnet.config import encoder_name
 from synctalklip.avsyncnet.expert import PUBLIC_ROI_MODE, read_checkpoint
-from synctalklip.avsyncnet.structure import encoder_name
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.text import Tokenizer
 from synctalklip.public_weights.avhubert import StageOne, checked_tokenizer, read_stage_one
