@@ -19,7 +19,7 @@ STAGE1 ?= synthetic
 # The sweep of make grid-results: grid (two cores) or grid_gpu.
 RECIPE ?= $(if $(shell command -v nvidia-smi),grid_gpu,grid)
 
-.PHONY: help install demo grid ablation stage1-report grid-results check-results benchmark test lint format clean
+.PHONY: help install demo grid ablation stage1-report grid-results check-results benchmark test test-avx2 lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ benchmark: $(INSTALLED) ## Speed: parts against their naive forms, whole steps, 
 
 test: $(INSTALLED) ## The test suite (at most 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+
+test-avx2: $(INSTALLED) ## The tests that train, as a machine without AVX-512 and bf16 runs them
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m trains
 
 lint: $(INSTALLED) ## Check style and the order of imports
 	$(RUN) -m ruff check .

@@ -53,6 +53,9 @@ class AVSyncNetModelConfig(FairseqDataclass, AVSyncNetConfig):
     ctc: bool = field(default=False, metadata={"help": "a linear layer for the CTC term"})
     init_from: str | None = field(default=None, metadata={"help": "pre-trained or fine-tuned checkpoint"})
     init_parts: str = field(default="all", metadata={"help": "what of it is taken: all or front_ends"})
+    frozen_stages: int = field(
+        default=MISSING, metadata={"help": "first stages of the video front-end that do not learn, the stem being one"}
+    )
     channels_last: bool = field(default=MISSING, metadata={"help": "memory layout of the ResNet's weights"})
     compile: bool = field(default=MISSING, metadata={"help": "torch.compile of the encoder"})
 
@@ -62,6 +65,7 @@ class ConformerModelConfig(FairseqDataclass, ConformerConfig):
     """Structure of the reader; `vocab_size`, `ctc` and `hear` are filled in from tokenizer and loss weights."""
 
     init_from: str | None = field(default=None, metadata={"help": "checkpoint whose ResNet is taken"})
+    frozen_stages: int = field(default=MISSING, metadata={"help": "first stages of the ResNet that do not learn"})
     channels_last: bool = field(default=MISSING, metadata={"help": "memory layout of the ResNet's weights"})
     compile: bool = field(default=MISSING, metadata={"help": "torch.compile of ResNet and Conformer"})
 
@@ -112,7 +116,9 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
         model = cls(AVSyncNetConfig.from_mapping(plain(cfg)), cfg.ctc)
         if cfg.init_from:
             model.initialize(cfg.init_from, task.state.tokenizer, cfg.init_parts)
-        prepare_for_training(model.encoder.w2v_model, cfg.channels_last, cfg.compile)
+        encoder = model.encoder.w2v_model
+        encoder.feature_extractor_video.resnet.freeze(cfg.frozen_stages)
+        prepare_for_training(encoder, cfg.channels_last, cfg.compile)
         return model
 
     def initialize(self, path: str | Path, tokenizer: bytes, parts: str) -> None:
@@ -218,6 +224,7 @@ class FairseqConformer(ConformerReader, BaseFairseqModel):
         model = cls(ConformerConfig.from_mapping(plain(cfg)))
         if cfg.init_from:
             model.initialize(cfg.init_from)
+        model.feature_extractor_video.resnet.freeze(cfg.frozen_stages)
         prepare_for_training(model, cfg.channels_last, cfg.compile)
         return model
 

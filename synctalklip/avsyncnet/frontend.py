@@ -94,9 +94,11 @@ class ResNet(nn.Module):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
                 nn.init.normal_(module.weight, 0, (2 / fan_out) ** 0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        for stage in self.children():
-            x = stage(x)
+    def forward(self, x: Tensor, frozen: int = 0) -> Tensor:
+        """Features of images; the first `frozen` stages run without a gradient."""
+        for number, stage in enumerate(self.children()):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and number >= frozen):
+                x = stage(x)
         return x.mean((2, 3))
 
 
@@ -112,6 +114,32 @@ class ResEncoder(nn.Module):
             activation(relu, width),
         )
         self.trunk = ResNet(width, blocks, relu)
+        self.frozen_stages = 0
+
+    def freeze(self, stages: int) -> None:
+        """Keep the weights and batch statistics of the first `stages` stages, the stem being the first.
+
+        They then run without a gradient, and the stem's batch norm is folded into its kernel.
+
+        Raises:
+            SyncTalklipError: there are not so many.
+        """
+        parts = self._stages()
+        if not 0 <= stages <= len(parts):
+            raise SyncTalklipError(f"frozen_stages is {stages}: the front-end has {len(parts)} stages")
+        self.frozen_stages = stages
+        for part in parts[:stages]:
+            part.requires_grad_(False).eval()
+
+    def _stages(self) -> list[nn.Module]:
+        return [self.frontend3D, *self.trunk.children()]
+
+    def train(self, mode: bool = True) -> "ResEncoder":
+        """As of any module, but frozen stages stay in eval mode."""
+        super().train(mode)
+        for part in self._stages()[: self.frozen_stages]:
+            part.eval()
+        return self
 
     def forward(self, video: Tensor, chosen: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Features of all frames, or (R, 8 W) of the `chosen` ones: clip and frame of each, (R,) int64."""
@@ -124,11 +152,17 @@ class ResEncoder(nn.Module):
         # channels-last 2-D kernels, which are faster on CPUs and GPUs alike.
         windows = F.pad(video[:, 0], (0, 0, 0, 0, REACH, REACH)).unfold(1, 2 * REACH + 1, 1)  # (B, T, H, W, 5)
         windows = windows.flatten(0, 1).contiguous() if chosen is None else windows[chosen]
-        x = F.conv2d(windows.permute(0, 3, 1, 2), conv.weight[:, 0], stride=2, padding=3)
-        x = norm(x)
-        # The two may change places where the slope is nowhere negative, and a quarter of the values is left.
-        x = relu(F.max_pool2d(x, 3, 2, 1)) if isinstance(relu, nn.ReLU) else F.max_pool2d(relu(x), 3, 2, 1)
-        x = self.trunk(x)
+        windows = windows.permute(0, 3, 1, 2)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_stages):
+            if self.frozen_stages:
+                scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+                kernel = conv.weight[:, 0] * scale[:, None, None, None]
+                x = F.conv2d(windows, kernel, norm.bias - norm.running_mean * scale, stride=2, padding=3)
+            else:
+                x = norm(F.conv2d(windows, conv.weight[:, 0], stride=2, padding=3))
+            # The two may change places where the slope is nowhere negative, and a quarter of the values is left.
+            x = relu(F.max_pool2d(x, 3, 2, 1)) if isinstance(relu, nn.ReLU) else F.max_pool2d(relu(x), 3, 2, 1)
+        x = self.trunk(x, self.frozen_stages - 1)
         return x.view(batch, frames, -1) if chosen is None else x
 
 

@@ -123,6 +123,10 @@ def complete_sizes(node: DictConfig) -> None:
             "fairseq.criterion.freeze_updates keeps an encoder of random weights: give init_from=<checkpoint>, or set "
             "it to 0"
         )
+    if node.model.get("frozen_stages") and not node.model.init_from:
+        raise ConfigError(
+            "fairseq.model.frozen_stages keeps stages of random weights: give init_from=<checkpoint>, or 0"
+        )
     if node.criterion.freeze_updates and node.optimizer.get("weight_decay"):
         raise ConfigError(
             "fairseq.optimizer.weight_decay would shrink the weights that freeze_updates holds: set it to 0"
@@ -217,7 +221,9 @@ def _settings(node: DictConfig) -> dict[str, Any]:
 
     for section in _IDENTITY:
         walk(OmegaConf.to_container(node[section]), section)
-    # Its name in runs that began before version 0.3.
+    # What runs of earlier versions did without a setting of that name, and their name for the precision.
+    if "model._name" in found and found["model._name"] != "avhubert":
+        found.setdefault("model.frozen_stages", 0)
     if "criterion.amp_bf16" in found:
         found["criterion.precision"] = "bf16" if found.pop("criterion.amp_bf16") else "fp32"
     return found

@@ -7,6 +7,8 @@ from stage2_factory import assert_equal_states, assert_same_run, first_batch, ru
 from synctalklip.generator.frozen import ClipCache
 from synctalklip.generator.trainer import Trainer
 
+pytestmark = pytest.mark.trains
+
 
 def trainer_of(configure, *overrides, megabytes, run):
     return Trainer(configure(*overrides, f"trainer.frozen_mb={megabytes}", run=run))

@@ -16,6 +16,8 @@ from synctalklip.generator.trainer import Trainer
 from synctalklip.syncnet.expert import SyncExpert
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
 
+pytestmark = pytest.mark.trains
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VARIANTS = sorted(path.stem for path in (CONFIGS / "variant").glob("*.yaml"))
 CLEAR = ["expert.path=e.pt", "syncnet.path=s.pt", "run.name=x", "run.dir=x"]
