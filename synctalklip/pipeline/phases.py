@@ -20,8 +20,6 @@ from synctalklip.errors import SyncTalklipError
 TAIL_LINES = 20
 POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 30
-# glibc gives large tensors back to the system at once; asking for them again took a quarter of the training time.
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
 
 
 _LIBC = ctypes.CDLL(None)
@@ -90,7 +88,7 @@ class _Running:
                 cwd=root,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": str(threads)},
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
                 # A phase that outlives a killed runner would write where the next runner's phase writes.
                 preexec_fn=functools.partial(_end_with, os.getpid()),
             )

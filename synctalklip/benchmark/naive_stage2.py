@@ -1,6 +1,8 @@
-"""Stage 2 in the plainest form: loops over frames and pairs, as oracles of tests and for comparison of speed.
+"""Stage 2 in naive forms, loops over frames and negatives: the other side of the benchmark, and oracles of the tests.
 
-Legend: B clips, T video frames, N painted frames, D embedding, W windows of 5 frames.
+They share no arithmetic with the package.
+
+Legend: B clips, T video frames, N painted frames, D embedding.
 """
 
 import torch
@@ -38,21 +40,13 @@ def naive_insert(
     return torch.where(padding_mask[:, :, None, None], video.new_zeros(()), video).unsqueeze(1)
 
 
-def naive_contrastive(audio: Tensor, video: Tensor, negatives: Tensor) -> Tensor:
-    """Equations 11 and 12 on unit embeddings (N,D), pair by pair; `negatives` (N,N) bool."""
-    audio = audio / audio.norm(dim=1, keepdim=True)
-    video = video / video.norm(dim=1, keepdim=True)
-    rows = []
-    for i in range(len(audio)):
-        others = [(audio[i] - video[j]).abs().sum() for j in range(len(video)) if negatives[i, j]]
-        if others:
-            rows.append((audio[i] - video[i]).abs().sum() - torch.stack(others).mean())
-    return torch.stack(rows).mean()
-
-
 def naive_sampled_contrastive(audio: Tensor, video: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The loop of the public code (facts parts 2.3 and 6.2, row 8): lots drawn row by row on the processor, all
-    negatives gathered, one distance after the other.
+    """Equations 11 and 12 as the public code computes them (SyncTalkLip, models/learn_sync.py, SupConLoss): lots drawn
+    row by row on the CPU, all negatives gathered, one distance after the other.
+
+    Args:
+        audio: (N,D). video: (N,D), of the same frames.
+        count: negatives of each row.
 
     Returns:
         The loss, video the anchor, and the sounds that were drawn, (N,count).
@@ -64,14 +58,3 @@ def naive_sampled_contrastive(audio: Tensor, video: Tensor, count: int) -> tuple
     others = audio[drawn]
     apart = torch.stack([(video - others[:, k]).abs().sum(1) for k in range(count)], dim=1)
     return ((audio - video).abs().sum(1) - apart.mean(1)).mean(), drawn
-
-
-def naive_audio_infonce(audio: Tensor, video: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """TalkLip's contrastive loss (facts part 2.3), row by row."""
-    audio = audio / audio.norm(dim=1, keepdim=True)
-    video = video / video.norm(dim=1, keepdim=True)
-    rows = []
-    for i in range(len(audio)):
-        logits = [audio[i] @ video[i]] + [audio[i] @ audio[j] for j in range(len(audio)) if negatives[i, j]]
-        rows.append(-(torch.stack(logits) / temperature).log_softmax(0)[0])
-    return torch.stack(rows).mean()

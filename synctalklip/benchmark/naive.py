@@ -1,13 +1,15 @@
-"""Naive forms of what the package does faster: oracles of the tests, and the other side of the benchmark.
+"""Stage 1 and SyncNet in naive forms: the other side of the benchmark, and oracles of the tests.
 
-Legend: B clips, T frames, H heads, E values a head, R rows, D embedding, V classes.
+They follow the published recipes step by step and share no arithmetic with the package.
 
-They follow the published recipes step by step and share no code with the package.
+Legend: B clips, T frames, H heads, E values a head, R rows, D embedding, V classes, W windows.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from synctalklip.errors import SyncTalklipError
 
 
 def broadcast_cosine_logits(features: Tensor, codebook: Tensor, temperature: float = 0.1) -> Tensor:
@@ -18,9 +20,18 @@ def broadcast_cosine_logits(features: Tensor, codebook: Tensor, temperature: flo
 
 
 def logfbank(wave: np.ndarray) -> np.ndarray:
-    """Log filterbank (F, 26) of 16 kHz sound by python_speech_features."""
-    import python_speech_features
+    """Log filterbank (F, 26) of 16 kHz sound by python_speech_features.
 
+    Raises:
+        SyncTalklipError: the package is not installed.
+    """
+    try:
+        import python_speech_features
+    except ModuleNotFoundError:
+        raise SyncTalklipError(
+            "the naive filterbank is that of python_speech_features: pip install python_speech_features, or leave the "
+            "parts out with 'sound_seconds=[]'"
+        ) from None
     return python_speech_features.logfbank(wave, 16000).astype(np.float32)
 
 
