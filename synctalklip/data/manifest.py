@@ -1,6 +1,7 @@
 """The record of a prepared clip, and the jsonl files that list clips and rejections."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,11 @@ from synctalklip.errors import SyncTalklipError
 
 SPLITS = ("train", "valid", "test", "unseen")
 """`unseen` holds speakers of whom nothing was trained on."""
+
+
+PREPARATION = 2
+"""Version of the preparation, in every line of a manifest. Raise it when prepared files change for the same settings:
+older folders are then refused, and made anew by `scripts/prepare.py`."""
 
 
 class ManifestError(SyncTalklipError):
@@ -29,6 +35,7 @@ class Clip:
         speaker: "" when unknown.
         source: the raw video this clip was prepared from.
         roi_mode: how the mouth ROI was cut.
+        words: (word, start, end) in seconds from the first frame, empty where the corpus does not tell.
         root: folder of the manifest; not part of the record.
     """
 
@@ -40,6 +47,7 @@ class Clip:
     speaker: str = ""
     source: str = ""
     roi_mode: str = "landmark"
+    words: tuple[tuple[str, float, float], ...] = ()
     root: Path = field(default=Path("."), compare=False)
 
     @property
@@ -85,18 +93,39 @@ def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
     """Write the clips sorted by id, so that equal corpora give equal bytes."""
 
     def record(clip: Clip) -> dict:
-        fields = asdict(clip)
+        fields = asdict(clip) | {"preparation": PREPARATION}
         del fields["root"]
         return fields
 
     write_jsonl(path, (record(clip) for clip in sorted(clips, key=lambda clip: clip.id)))
 
 
+def _check_preparation(version: object, root: Path) -> None:
+    if version != PREPARATION:
+        raise ManifestError(
+            f"{root}: was prepared by version {version} of the preparation, and version {PREPARATION} is needed, which "
+            f"cuts other pictures; prepare it anew: python scripts/prepare.py data=NAME data.root=FOLDER "
+            f"data.prepared={root}, with the data config and the raw videos that it was made of"
+        )
+
+
+def _parse_words(words: object) -> tuple[tuple[str, float, float], ...]:
+    try:
+        parsed = tuple((str(word), float(start), float(end)) for word, start, end in words)
+    except (TypeError, ValueError):
+        raise ValueError(f"has words={words!r:.80}, a list of [word, start, end] is needed") from None
+    if not all(0 <= start <= end < math.inf for _, start, end in parsed):
+        raise ValueError("has words whose times do not lie in order, in seconds from the first frame")
+    return parsed
+
+
 def _parse(line: bytes, root: Path) -> Clip:
     record = json.loads(line)
     if not isinstance(record, dict):
         raise ValueError("is no JSON object")
-    clip = Clip(**record, root=root)
+    _check_preparation(record.pop("preparation", 1), root)
+    words = _parse_words(record.pop("words", []))
+    clip = Clip(**record, words=words, root=root)
     for name in ("id", "split", "text", "speaker", "source", "roi_mode"):
         if not isinstance(getattr(clip, name), str):
             raise ValueError(f"has {name}={getattr(clip, name)!r}, a text is needed")
@@ -120,8 +149,8 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Clip]:
         Clips in the order of the file.
 
     Raises:
-        ManifestError: no such file, a line that is no clip, an id twice, a clip whose files are gone, or
-            nothing left after `split`.
+        ManifestError: no such file, a folder of another version of the preparation, a line that is no clip, an id
+            twice, a clip whose files are gone, or nothing left after `split`.
     """
     path = Path(path)
     path = path / "manifest.jsonl" if path.is_dir() else path
@@ -133,6 +162,8 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Clip]:
             continue
         try:
             clip = _parse(line, path.parent)
+        except ManifestError:
+            raise
         except (ValueError, TypeError) as error:
             raise ManifestError(f"{path}, line {number}: {error}; run scripts/prepare.py again") from error
         if clip.id in clips:

@@ -30,12 +30,16 @@ from synctalklip.data.geometry import (
     geometry,
 )
 from synctalklip.data.layouts import SourceClip
-from synctalklip.data.text import TextError, normalize_text, read_grid_transcript, read_lrs_transcript
+from synctalklip.data.manifest import PREPARATION
+from synctalklip.data.text import (
+    TextError,
+    normalize_text,
+    read_grid_transcript,
+    read_lrs_transcript,
+    read_word_times,
+)
 from synctalklip.data.tracking import Track, track_face
 from synctalklip.errors import SyncTalklipError
-
-# Raise it when prepared files change for the same settings: old ones are then made again.
-RECIPE = 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Outcome:
         frames: T, 0 when rejected.
         samples: N, 0 when rejected.
         text: normalised transcript.
+        words: see `manifest.Clip`.
         reason: why it was rejected, None when it is prepared.
         kept: it was done by an earlier run.
     """
@@ -76,6 +81,7 @@ class Outcome:
     frames: int = 0
     samples: int = 0
     text: str = ""
+    words: tuple[tuple[str, float, float], ...] = ()
     reason: str | None = None
     kept: bool = False
 
@@ -115,7 +121,7 @@ def make_task(prepared: Path, settings: Settings, face: Mapping) -> Callable[[So
 def _recipe(settings: Settings, face: Mapping) -> str:
     # Where the network runs does not change what it is asked to do.
     face = {key: value for key, value in face.items() if key not in ("device", "compile")}
-    return json.dumps([RECIPE, asdict(settings), face], sort_keys=True, default=str)
+    return json.dumps([PREPARATION, asdict(settings), face], sort_keys=True, default=str)
 
 
 def _fingerprint(clip: SourceClip, recipe: str, stamp: Callable[[Path], Any]) -> str:
@@ -167,7 +173,8 @@ def _finished(record: Path, outputs: Iterable[Path]) -> tuple[Outcome | None, di
     try:
         stored = json.loads(record.read_bytes())
         known = {name: stored.pop(name) for name in ("key", "content") if name in stored}
-        outcome = Outcome(**stored, kept=True)
+        words = tuple(tuple(word) for word in stored.pop("words", ()))
+        outcome = Outcome(**stored, words=words, kept=True)
     except (OSError, ValueError, TypeError, AttributeError):
         return None, {}
     there = outcome.reason is not None or all(path.is_file() for path in outputs)
@@ -180,7 +187,7 @@ def read_text(clip: SourceClip) -> str:
     Raises:
         TextError: the transcript is missing, empty or cannot be normalised.
     """
-    if clip.transcript is not None:
+    if clip.text is None and clip.transcript is not None:
         read = read_grid_transcript if clip.transcript.suffix == ".align" else read_lrs_transcript
         return read(clip.transcript)
     if clip.text is None:
@@ -207,6 +214,7 @@ def prepare_clip(clip: SourceClip, prepared: Path, settings: Settings, detector:
         DiskError: the disk refused a file.
     """
     text = read_text(clip)
+    words = read_word_times(clip.transcript) if clip.transcript is not None else ()
     wave = media.read_audio(clip.audio or clip.video)
     # Two passes: the frames of a long clip are never held.
     try:
@@ -228,7 +236,7 @@ def prepare_clip(clip: SourceClip, prepared: Path, settings: Settings, detector:
     outputs = output_paths(prepared, clip.id)
     media.write_wav(outputs["audio"], wave)
     _write_crops(clip.video, track, outputs, settings)
-    return Outcome(frames, len(wave), text)
+    return Outcome(frames, len(wave), text, words)
 
 
 def _counted(video: Path, max_frames: int | None) -> object:

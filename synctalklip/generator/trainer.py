@@ -9,6 +9,7 @@ Legend: B clips, T video frames at 25 Hz, N painted frames, D embedding.
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -302,8 +303,9 @@ class Trainer:
             return
         parts = {"encoder": self.switch.state(), "monitor": self.monitor.state(), "meters": self.meters.state()}
         state = {"step": self.step, "precision": self.precision.name, "run": self._identity(), **parts}
-        experts = self.expert_sha256, self.sync_expert and self.sync_expert.sha256
-        save_generator(self.output / "checkpoints" / "generator.pt", self._shown, self.step, *experts)
+        syncnet = (self.sync_expert.sha256, asdict(self.sync_expert.info)) if self.sync_expert else (None, None)
+        path = self.output / "checkpoints" / "generator.pt"
+        save_generator(path, self._shown, self.step, self.expert_sha256, *syncnet)
         fill = self._fill
         if self.monitor.may_rewind and self.monitor.healthy:
             # Before the other: a run that is killed between the two comes here again, and would not if it were after.

@@ -28,7 +28,7 @@ def cuts_of(mode: str, boxes: np.ndarray) -> Geometry:
     linear = 0.9 * np.stack(
         [np.stack([np.cos(angles), -np.sin(angles)], -1), np.stack([np.sin(angles), np.cos(angles)], -1)], 1
     )
-    shift = 47.5 - linear @ np.array([82.0, 96.0])
+    shift = 48 - linear @ np.array([82.0, 96.0])
     transforms = np.concatenate([linear, shift[:, :, None]], axis=2)
     pixel = ((boxes[:, 2:] - boxes[:, :2]) / 96)[:, :, None]
     corner = boxes[:, :2, None] + pixel / 2

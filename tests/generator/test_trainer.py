@@ -139,7 +139,7 @@ def test_the_discriminator_gets_its_own_gradients_only(configure):
 
 @pytest.mark.parametrize("trainable", ["none", "last", "all"])
 def test_what_is_frozen_neither_moves_nor_drops_out(configure, trainable):
-    trainer = Trainer(configure(f"audio_encoder={trainable}", *(["audio_encoder.layers=1"] * (trainable == "last"))))
+    trainer = Trainer(configure(f"audio_encoder.trainable={trainable}", "audio_encoder.layers=1"))
     encoder = trainer.generator.audio_encoder
     before = {name: value.clone() for name, value in encoder.w2v_model.state_dict().items()}
     judge = {name: value.clone() for name, value in trainer.expert.state_dict().items()}
@@ -187,7 +187,7 @@ def test_terms_without_weight_are_not_computed(configure, monkeypatch):
     "overrides",
     [
         ["variant=infonce"],
-        ["variant=freeze", "audio_encoder=none", "loss.contrastive.anchor=video"],
+        ["variant=freeze", "audio_encoder.trainable=none", "loss.contrastive.anchor=video"],
         ["loss.contrastive.scope=batch", "loss.contrastive.count=3", "trainer.expert_clips=null"],
         ["loss.adversarial.form=hinge", "loss.lip.reduction=sum"],
         ["variant=no_contrastive"],
