@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from synctalklip.data import media
 from synctalklip.errors import MetricError
 from synctalklip.evaluation.strip import draw_strip, evenly, side_by_side, write_strips
-from synctalklip.tables.table import check_comparable, load_run
+from synctalklip.tables.runs import check_comparable, load_run
 
 
 def compare(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Score one method on every clip of a split: picture quality, lip sync, intelligibility and open mouths.
+"""Score one method on every clip of a split: picture quality, lip sync, intelligibility, lips and open mouths.
 
 Clips are scored side by side in processes and written down one by one, so that a run that was killed goes on.
 """
@@ -24,14 +24,15 @@ from synctalklip.data.manifest import read_manifest, write_jsonl
 from synctalklip.data.workers import WorkerDied, run_in_workers
 from synctalklip.device import choose_device, choose_precision, record_precision
 from synctalklip.errors import MetricError
-from synctalklip.evaluation.judges import describe_judges, load_judges
+from synctalklip.evaluation.judges import SYNCNETS, describe_judges, load_judges
 from synctalklip.evaluation.ledger import Ledger, digest, pair_facts
 from synctalklip.evaluation.methods import IDENTITY_FRAME, open_source
 from synctalklip.evaluation.pairs import Pair, pair_clips, write_jobs
 from synctalklip.evaluation.scoring import Scored, Scorer, faces_path
 from synctalklip.evaluation.strip import evenly, write_strips
 from synctalklip.tables.render import write_rows
-from synctalklip.tables.table import load_run, markdown_table
+from synctalklip.tables.runs import load_run
+from synctalklip.tables.table import markdown_table
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,13 @@ class Evaluation:
         cfg, source = self.cfg, self.source
         method = [source.kind, checkpoint.file_hash(source.file) if source.file else None]
         method += [cfg.precision] if source.kind == "generator" else []
-        judged = [_anonymous(self.described), cfg.syncnet.max_shift, self.full_frame, cfg.quality, cfg.openness]
+        judged = [
+            _anonymous(self.described),
+            [cfg[key].max_shift for key in SYNCNETS],
+            self.full_frame,
+            cfg.quality,
+            cfg.openness,
+        ]
         rest = [cfg.setting, cfg.faces, cfg.detector]
         facts = [OmegaConf.to_container(part) if isinstance(part, DictConfig) else part for part in judged + rest]
         pairs, shown = group
@@ -251,7 +258,7 @@ def evaluate(cfg: DictConfig) -> str:
     """
     if cfg.setting == "silent":
         # Nothing is said, so nobody can judge how well.
-        cfg = OmegaConf.merge(cfg, {"syncnet": {"path": None}, "avs": {"path": None}})
+        cfg = OmegaConf.merge(cfg, {key: {"path": None} for key in (*SYNCNETS, "avs")})
         cfg.readers = {}
     Evaluation(cfg).run()
     table = markdown_table([load_run(cfg.run.dir)], cfg.bootstrap.samples, cfg.seed)

@@ -1,5 +1,5 @@
-"""The models that score: SyncNet, lip readers, an audio-visual expert, a finder of landmarks. None may have taught
-the generator that it judges.
+"""What scores: SyncNets, lip readers, an audio-visual expert, a finder of landmarks. None may have taught the generator
+that it judges.
 
 Legend: T video frames at 25 Hz.
 """
@@ -19,10 +19,14 @@ from synctalklip import checkpoint
 from synctalklip.cli import build
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.errors import MetricError
+from synctalklip.evaluation.lips import LipJudge, describe_lips
 from synctalklip.evaluation.methods import Source
 from synctalklip.metrics.avs import AVExpert
 from synctalklip.metrics.quality import Perceptual, open_lpips
-from synctalklip.syncnet.lse import assert_protocol, load_syncnet
+from synctalklip.syncnet.lse import SyncNetInfo, assert_protocol, load_syncnet
+
+SYNCNETS = ("syncnet", "syncnet2")
+"""Nodes of the config; the columns of the second begin with `syncnet2.`."""
 
 
 class Reader(Protocol):
@@ -45,17 +49,19 @@ class Judges:
 
     Attributes:
         device: where the models are.
-        syncnet: LSE columns.
+        syncnets: LSE columns, by the node of the config.
         readers: columns of WER and CER by their name.
         avs: AVS columns.
+        lips: columns of the lips' geometry.
         detector: columns of the open mouth.
         lpips: its column.
     """
 
     device: torch.device
-    syncnet: torch.nn.Module | None = None
+    syncnets: dict[str, torch.nn.Module] = field(default_factory=dict)
     readers: dict[str, Reader] = field(default_factory=dict)
     avs: AVExpert | None = None
+    lips: LipJudge | None = None
     detector: FaceDetector | None = None
     lpips: Perceptual | None = None
 
@@ -109,13 +115,9 @@ def describe_judges(cfg: DictConfig, source: Source) -> dict[str, Any]:
         CheckpointError: a file is missing.
     """
     described: dict[str, Any] = {}
-    if cfg.syncnet.path is not None:
-        _refuse(source, cfg.syncnet.path, "syncnet", "SyncNet", "LSE")
-        model, info = load_syncnet(cfg.syncnet.path)
-        assert_protocol(model, cfg.syncnet.protocol)
-        described["syncnet"] = _entry(info.name, cfg.syncnet.path) | {
-            "ends": model.ends, "protocol": cfg.syncnet.protocol
-        }  # fmt: skip
+    for key in SYNCNETS:
+        if cfg[key].path is not None:
+            described[key] = _describe_syncnet(cfg[key], key, source)
     if readers := reader_settings(cfg):
         for column, node in readers.items():
             _refuse(source, node["path"], f"readers.{column}", "lip reader", f"{column}")
@@ -128,7 +130,32 @@ def describe_judges(cfg: DictConfig, source: Source) -> dict[str, Any]:
         if source.kind == "generator" and taught(source.file, cfg.avs.path):
             entry["name"] += " that supervised this generator"
         described["avs"] = entry
+    if wants_lips(cfg):
+        described["lips"] = describe_lips(cfg.aperture, cfg.detector)
     return described
+
+
+def _describe_syncnet(node: DictConfig, key: str, source: Source) -> dict[str, Any]:
+    _refuse(source, node.path, key, "SyncNet", "LSE")
+    model, info = load_syncnet(node.path)
+    assert_protocol(model, node.protocol)
+    entry = _entry(info.name, node.path) | {"ends": model.ends, "protocol": node.protocol}
+    expert = sync_supervisor(source.file) if source.kind == "generator" else None
+    if expert is not None and expert.is_twin_of(info):
+        entry["twin"] = f"the {expert.name} that taught it"
+    return entry
+
+
+def sync_supervisor(generator: Path) -> SyncNetInfo | None:
+    """The SyncNet that taught a generator, as its checkpoint states it, or, where that is silent, its run's config."""
+    state = checkpoint.load(generator)
+    if state.get("syncnet_info"):
+        return SyncNetInfo(**state["syncnet_info"])
+    config = generator.parent.parent / "config.yaml"
+    path = OmegaConf.select(OmegaConf.load(config), "syncnet.path") if config.is_file() else None
+    if not path or not Path(path).exists() or state.get("syncnet_sha256") not in checkpoint.origins(path):
+        return None
+    return load_syncnet(path)[1]
 
 
 def _entry(name: str, path: str) -> dict[str, str]:
@@ -157,8 +184,9 @@ def load_judges(cfg: DictConfig, roi_mode: str, device: torch.device) -> Judges:
         MetricError: a lip reader or expert was trained on other ROIs, or what LPIPS needs is not here.
     """
     judges = Judges(device)
-    if cfg.syncnet.path is not None:
-        judges.syncnet, _ = load_syncnet(cfg.syncnet.path, device)
+    for key in SYNCNETS:
+        if cfg[key].path is not None:
+            judges.syncnets[key], _ = load_syncnet(cfg[key].path, device)
     for column, node in reader_settings(cfg).items():
         judges.readers[column] = load_reader(node, device)
         if judges.readers[column].roi_mode != roi_mode:
@@ -172,6 +200,8 @@ def load_judges(cfg: DictConfig, roi_mode: str, device: torch.device) -> Judges:
         judges.avs = load_expert(cfg.avs.path, roi_mode).to(device)
     if wants_openness(cfg):
         judges.detector = build(cfg.detector)
+    if wants_lips(cfg):
+        judges.lips = LipJudge(cfg.aperture, cfg.detector, judges.detector)
     if cfg.quality.lpips and cfg.setting == "reconstruction":
         judges.lpips = open_lpips(device)
     return judges
@@ -183,10 +213,24 @@ def wants_openness(cfg: DictConfig) -> bool:
     Raises:
         MetricError: another word.
     """
-    choices = {"auto": cfg.setting == "silent", True: True, False: False}
-    if cfg.openness.measure not in choices:
-        raise MetricError(f"openness.measure={cfg.openness.measure}: choose auto, true or false")
-    return choices[cfg.openness.measure]
+    return _wanted(cfg.openness.measure, "openness.measure", auto=cfg.setting == "silent")
+
+
+def wants_lips(cfg: DictConfig) -> bool:
+    """Whether lips are compared with those of a recording: always, never, or ("auto") where there is a sound.
+
+    Raises:
+        MetricError: another word.
+    """
+    # Nobody says silence: there is no recording to compare with.
+    return _wanted(cfg.aperture.measure, "aperture.measure", auto=True) and cfg.setting != "silent"
+
+
+def _wanted(given: Any, key: str, auto: bool) -> bool:
+    choices = {"auto": auto, True: True, False: False}
+    if given not in choices:
+        raise MetricError(f"{key}={given}: choose auto, true or false")
+    return choices[given]
 
 
 def load_reader(node: Mapping[str, Any], device: torch.device) -> Reader:

@@ -102,15 +102,19 @@ class Scorer:
             result.row["sound"] = pair.sound.id
         if self.own_sound:
             result.row |= self._quality(reader, faces)
-        if judges.syncnet is not None:
-            score = score_clip(judges.syncnet, self._seen(reader, faces), reader.mfcc(0), self.cfg.syncnet.max_shift)
-            result.row |= sync_columns(score)
-            result.curve = list(zip(score.shifts, score.curve, strict=True))
+        for key, model in judges.syncnets.items():
+            seen = self._seen(reader, faces, self.cfg[key].protocol)
+            score = score_clip(model, seen, reader.mfcc(0), self.cfg[key].max_shift)
+            result.row |= sync_columns(score, "" if key == "syncnet" else f"{key}.")
+            if key == "syncnet":
+                result.curve = list(zip(score.shifts, score.curve, strict=True))
         rois = mouth_rois(reader, 0, faces, judges.device) if judges.readers or judges.avs is not None else None
         if judges.avs is not None:
             scores = score_avs(judges.avs, reader.rois(0), rois, reader.logfbank(0))
             # With another sound there are no real lips that say it.
             result.row |= scores if self.own_sound else {"avs_u": scores["avs_u"]}
+        if judges.lips is not None:
+            result.row |= judges.lips.score(pair, reader, faces)
         if judges.detector is not None:
             settings = self.cfg.openness
             result.row |= score_openness(faces, judges.detector, settings.scale, settings.threshold)
@@ -130,9 +134,9 @@ class Scorer:
             scores["lpips"] = self.judges.lpips(faces, truth)
         return scores
 
-    def _seen(self, reader: ClipReader, faces: np.ndarray) -> np.ndarray:
-        """What SyncNet sees in its protocol, (T,H,W,3) uint8 BGR."""
-        if self.cfg.syncnet.protocol == "face_crop":
+    def _seen(self, reader: ClipReader, faces: np.ndarray, protocol: str) -> np.ndarray:
+        """What a SyncNet sees in its protocol, (T,H,W,3) uint8 BGR."""
+        if protocol == "face_crop":
             return np.ascontiguousarray(faces)
         side = (WHOLE_FRAME_SIDE, WHOLE_FRAME_SIDE)
         return np.stack([cv2.resize(frame, side) for frame in self.source.frames(reader, 0, faces)])
@@ -146,15 +150,16 @@ class Scorer:
                 result.row |= {f"{column}.{name}": value for name, value in score_words(text, hypothesis).items()}
 
 
-def sync_columns(score: LSE) -> dict[str, float]:
-    """LSE columns of a clip."""
-    return {
+def sync_columns(score: LSE, prefix: str = "") -> dict[str, float]:
+    """LSE columns of a clip, their names beginning with `prefix`."""
+    columns = {
         "lse_d": score.distance,
         "lse_c": score.confidence,
         "lse_d_zero": score.distance_at_zero,
         "offset": score.offset,
         "in_sync": int(abs(score.offset) <= 1),
     }
+    return {f"{prefix}{name}": value for name, value in columns.items()}
 
 
 def mouth_rois(reader: ClipReader, index: int, faces: np.ndarray, device: torch.device) -> np.ndarray:

@@ -162,6 +162,7 @@ def save_generator(
     step: int,
     expert_sha256: str,
     syncnet_sha256: str | None = None,
+    syncnet_info: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the checkpoint that `load_generator` reads.
 
@@ -171,6 +172,7 @@ def save_generator(
         step: updates so far.
         expert_sha256: of the file of its supervisor, which must not be its judge too.
         syncnet_sha256: of the file of the SyncNet that supervised it, if one did; the same holds for it.
+        syncnet_info: its structure and training clips, so that tables can mark a judge of the same kind.
     """
     checkpoint.save(
         path,
@@ -182,6 +184,7 @@ def save_generator(
             "roi_mode": generator.roi_mode,
             "expert_sha256": expert_sha256,
             "syncnet_sha256": syncnet_sha256,
+            "syncnet_info": dict(syncnet_info) if syncnet_info else None,
         },
     )
 

@@ -9,6 +9,7 @@ Legend: B clips, T video frames at 25 Hz, N painted frames, D embedding.
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,8 @@ class Trainer(Players):
         parts = {"encoder": self.switch.state(), "monitor": self.monitor.state(), "meters": self.meters.state()}
         state = {"step": self.step, "precision": self.precision.name, "run": self._identity(), **parts}
         shown = self.generator if self.average is None else self.average.model
-        judge = self.sync_expert and self.sync_expert.sha256
-        save_generator(self.output / "checkpoints" / "generator.pt", shown, self.step, self.expert_sha256, judge)
+        teacher = (self.sync_expert.sha256, asdict(self.sync_expert.info)) if self.sync_expert else (None, None)
+        save_generator(self.output / "checkpoints" / "generator.pt", shown, self.step, self.expert_sha256, *teacher)
         fill = self._fill
         if self.monitor.may_rewind and self.monitor.healthy:
             # Before the other: a run that is killed between the two comes here again, and would not if it were after.

@@ -22,11 +22,12 @@ class SyncExpert(nn.Module):
 
     Attributes:
         sha256: of the file.
+        info: structure and training clips.
     """
 
     def __init__(self, path: str | Path):
         super().__init__()
-        self.syncnet, _ = load_syncnet(path)
+        self.syncnet, self.info = load_syncnet(path)
         self.sha256 = file_hash(path)
         self.train(False)
 

@@ -1,4 +1,6 @@
-"""Networks that embed lips and sound: the public SyncNet structure and a small one for CPUs.
+"""Networks that embed lips and sound: the public SyncNet structure and two small ones for CPUs.
+
+The two small ones share no layer's design, so that one of them can judge what the other, or its like, taught.
 
 Legend: T video frames at 25 Hz, W = T - 4 windows of 5 frames, N windows of a batch, E embedding.
 Sound is 13 MFCC at 100 Hz, so a window holds 5 frames and 20 MFCC steps.
@@ -57,7 +59,7 @@ def _projection(width: int, embedding: int) -> nn.Sequential:
 
 
 class _WindowEmbedder(nn.Module):
-    """Whole-clip embedding, shared by both structures.
+    """Whole-clip embedding, shared by all structures.
 
     `ends` is how `sync.score_clip` treats the ends of a clip; `chunk` windows are embedded at a time, which bounds
     memory; `any_size` says whether whole frames are taken, or 96x96 face crops only.
@@ -169,6 +171,19 @@ class SyncNet(_WindowEmbedder):
         return embedded.squeeze(1) if windows == 1 else embedded
 
 
+def _lower_half(faces: Tensor) -> Tensor:
+    """(N,96,96,3) -> (N,48,96,3).
+
+    Raises:
+        MetricError: frames of another size.
+    """
+    if faces.shape[1:3] != (FACE, FACE):
+        raise MetricError(
+            f"the small SyncNets take {FACE}x{FACE} face crops, got {faces.shape[1]}x{faces.shape[2]} frames"
+        )
+    return faces[:, FACE // 2 :]
+
+
 class SmallSyncNet(_WindowEmbedder):
     """A SyncNet that trains on a CPU in a minute or two; sees the lower half of the face crop.
 
@@ -215,11 +230,7 @@ class SmallSyncNet(_WindowEmbedder):
 
     def pixels(self, faces: Tensor) -> Tensor:
         """(N,96,96,3) uint8 BGR -> (3,N,48,96) in -1..1: the lower half."""
-        if faces.shape[1:3] != (FACE, FACE):
-            raise MetricError(
-                f"the small SyncNet takes {FACE}x{FACE} face crops, got {faces.shape[1]}x{faces.shape[2]} frames"
-            )
-        return faces[:, faces.shape[1] // 2 :].permute(3, 0, 1, 2).float() / 127.5 - 1
+        return _lower_half(faces).permute(3, 0, 1, 2).float() / 127.5 - 1
 
     def embed_audio(self, sound: Tensor) -> Tensor:
         """(N,1,13,20) MFCC windows -> (N,E) of length one."""
@@ -232,4 +243,65 @@ class SmallSyncNet(_WindowEmbedder):
         images = frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         features = self.frame_features(self.frame_trunk(images).flatten(1)).reshape(count, length, -1)
         embedded = F.normalize(self.video_head(features.transpose(1, 2)).transpose(1, 2), dim=-1)
+        return embedded.squeeze(1) if length == FRAMES else embedded
+
+
+class StackedSyncNet(_WindowEmbedder):
+    """A SyncNet that sees motion from its first layer on; trains on a CPU as the small one does.
+
+    The five grey frames of a window are the channels of a 2-D convolution, as in Wav2Lip's expert (Prajwal et al.
+    2020), each without the mean of the window beside it, so that motion is told from looks. The MFCC window is a
+    picture of coefficients and time for 2-D convolutions. Embeddings have length one.
+
+    Args:
+        embedding: E.
+        width: channels of the first layer; the others follow.
+        ends: how `score` treats the ends of a clip, see `lse`.
+        chunk: windows embedded at a time.
+    """
+
+    any_size = False
+
+    def __init__(self, embedding: int = 128, width: int = 24, ends: str = "overlap", chunk: int = 200) -> None:
+        super().__init__()
+        self.ends, self.chunk = ends, chunk
+        self.lips = _stack(
+            [
+                nn.Conv2d(2 * FRAMES, width, 5, stride=2, padding=2),
+                nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+                nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+                nn.Conv2d(4 * width, 4 * width, 3, padding=1),
+                nn.MaxPool2d(2),
+            ]
+        )
+        self.lips_head = nn.Linear(4 * width * 3 * 6, embedding)
+        self.sound_norm = nn.BatchNorm1d(COEFFICIENTS)
+        self.sound = _stack(
+            [
+                nn.Conv2d(1, 2 * width, 3, padding=1),
+                nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+                nn.Conv2d(4 * width, 4 * width, 3, stride=2, padding=1),
+            ]
+        )
+        self.sound_head = nn.Linear(4 * width * 4 * 5, embedding)
+
+    def pixels(self, faces: Tensor) -> Tensor:
+        """(N,96,96,3) uint8 BGR -> (1,N,48,96) grey in -1..1: the lower half."""
+        weights = torch.tensor([0.114, 0.587, 0.299], device=faces.device)
+        return (_lower_half(faces).float() @ weights / 127.5 - 1).unsqueeze(0)
+
+    def embed_audio(self, sound: Tensor) -> Tensor:
+        """(N,1,13,20) MFCC windows -> (N,E) of length one."""
+        picture = self.sound_norm(sound.squeeze(1)).unsqueeze(1)
+        return F.normalize(self.sound_head(self.sound(picture).flatten(1)), dim=-1)
+
+    def embed_video(self, frames: Tensor) -> Tensor:
+        """(N,1,5,48,96) -> (N,E) of length one; 5+k frames give (N,k+1,E)."""
+        count, _, length = frames.shape[:3]
+        windows = frames.squeeze(1).unfold(1, FRAMES, 1).flatten(0, 1).permute(0, 3, 1, 2)
+        mean = windows.mean(dim=1, keepdim=True)
+        seen = torch.cat([windows, windows - mean], dim=1).contiguous(memory_format=torch.channels_last)
+        embedded = F.normalize(self.lips_head(self.lips(seen).flatten(1)), dim=-1).reshape(
+            count, -1, self.lips_head.out_features
+        )
         return embedded.squeeze(1) if length == FRAMES else embedded

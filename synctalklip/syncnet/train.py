@@ -176,7 +176,7 @@ class Trainer:
         weights = self.syncnet.state_dict()
         state = {"kind": "syncnet_training", "model": weights, "step": self.step, "precision": self.precision.name}
         checkpoint.save(self.last, state | {"optimizer": self.optimizer.state_dict()})
-        info = SyncNetInfo(self.structure["structure"], self.cfg.data.name, self.step)
+        info = SyncNetInfo(self.structure["structure"], self.cfg.data.name, self.step, self.cfg.clips.train_split)
         save_syncnet(self.directory / "syncnet.pt", self.syncnet, self.structure, info)
 
     def resume(self) -> None:
@@ -233,7 +233,7 @@ class Trainer:
 
 def train_syncnet(cfg: DictConfig) -> dict[str, float]:
     """Train on the corpus of `cfg.data`; see `Trainer.run`."""
-    train = long_enough(read_manifest(cfg.data.prepared, "train"), cfg.clips.train)
-    valid = long_enough(read_manifest(cfg.data.prepared, "valid"), cfg.clips.valid)
+    train = long_enough(read_manifest(cfg.data.prepared, cfg.clips.train_split), cfg.clips.train)
+    valid = long_enough(read_manifest(cfg.data.prepared, cfg.clips.valid_split), cfg.clips.valid)
     cache = cfg.trainer.cache
     return Trainer(cfg, ClipReader(train, cache=cache), ClipReader(valid, cache=cache)).run()

@@ -3,7 +3,7 @@
 import csv
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -62,12 +62,17 @@ def corpus(tmp_path_factory) -> Path:
     model = TalkingFaceGenerator(AVHubertConfig(**ENCODER), "landmark", **sizes)
     digests = [checkpoint.file_hash(root / name) for name in ("expert.pt", "syncnet.pt")]
     save_generator(root / "generator.pt", model.eval(), 1, digests[0])
-    save_generator(root / "wav2lip.pt", model, 1, *digests)
+    save_generator(root / "wav2lip.pt", model, 1, *digests, asdict(SyncNetInfo("small", "toy", 0)))
+    for structure, split in (("small", "train"), ("small", "valid"), ("stacked", "train")):
+        settings = {"structure": structure, "embedding": 16, "width": 4}
+        info = SyncNetInfo(structure, "toy", 9, split)
+        save_syncnet(root / f"{structure}_{split}.pt", build_syncnet(**settings), settings, info)
     return root
 
 
 def config(corpus: Path, run: Path, *overrides: str) -> DictConfig:
     fixed = [f"data.prepared={corpus}", "data.name=toy", "bootstrap.samples=20", "faces.save=false", "strip.clips=1"]
+    fixed += ["aperture.measure=false"]  # these patterns are no faces; the lips' own tests render some
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra.compose("evaluate", [*fixed, f"run.dir={run}", "run.name=test", *overrides])
     OmegaConf.resolve(cfg)
@@ -312,3 +317,24 @@ def test_default_workers_follow_the_number_of_clips(corpus, tmp_path, monkeypatc
     monkeypatch.setattr(module, "CLIPS_PER_WORKER", 2)
     evaluate(config(corpus, tmp_path / "many", "generated=still_mouth"))
     assert asked == [2]
+
+
+def test_two_syncnets_have_columns_of_their_own(corpus, tmp_path):
+    overrides = [f"syncnet.path={corpus}/syncnet.pt", f"syncnet2.path={corpus}/stacked_train.pt"]
+    evaluate(config(corpus, tmp_path, "generated=ground_truth", *overrides))
+    for row in rows_of(tmp_path):
+        assert row["lse_d"] != row["syncnet2.lse_d"]
+        assert {"syncnet2.lse_c", "syncnet2.lse_d_zero", "syncnet2.offset", "syncnet2.in_sync"} <= row.keys()
+    assert summary_of(tmp_path)["syncnet2"]["name"] == "SyncNet (stacked, trained on toy)"
+
+
+@pytest.mark.parametrize(("judge", "twin"), [("small_train", True), ("small_valid", False), ("stacked_train", False)])
+def test_a_judge_that_is_a_twin_of_the_expert_is_noted(corpus, tmp_path, judge, twin):
+    evaluate(config(corpus, tmp_path, f"generated={corpus}/wav2lip.pt", f"syncnet.path={corpus}/{judge}.pt", "limit=1"))
+    assert ("twin" in summary_of(tmp_path)["syncnet"]) == twin
+
+
+def test_a_generator_that_no_syncnet_taught_has_no_twin(corpus, tmp_path):
+    overrides = [f"generated={corpus}/generator.pt", f"syncnet.path={corpus}/small_train.pt", "limit=1"]
+    evaluate(config(corpus, tmp_path, *overrides))
+    assert "twin" not in summary_of(tmp_path)["syncnet"]

@@ -132,7 +132,9 @@ class TestSyncExpert:
     def test_its_file_is_written_down_and_no_judge(self, configure, syncnet, tmp_path):
         trainer = Trainer(configure("variant=wav2lip", f"syncnet.path={syncnet}", "trainer.steps=1"))
         path = trainer.run()
-        assert checkpoint.load(path)["syncnet_sha256"] == checkpoint.file_hash(syncnet)
+        stored = checkpoint.load(path)
+        assert stored["syncnet_sha256"] == checkpoint.file_hash(syncnet)
+        assert stored["syncnet_info"]["structure"] == "small"
         assert taught(path, syncnet)
         sizes = {"structure": "small", "embedding": 8, "width": 4, "ends": "overlap", "chunk": 50}
         other = tmp_path / "other.pt"

@@ -9,12 +9,12 @@ from typing import Any
 
 from synctalklip.checkpoint import WEIGHTS, file_hash, origins, reason_of, write_atomically
 from synctalklip.errors import SyncTalklipError
-from synctalklip.tables.claims import find_runs, in_printed_unit, metric_of
-from synctalklip.tables.markdown import table
-from synctalklip.tables.runs import Run
+from synctalklip.tables.claims import verdict
+from synctalklip.tables.render import pipe_table
+from synctalklip.tables.runs import Run, find_runs, in_printed_unit, metric_of
 
 
-def state_shipped(config: Mapping[str, Any], root: Path) -> list[str]:
+def state_shipped(config: Mapping[str, Any], root: Path) -> list[dict[str, Any]]:
     """Write the figures of the shipped weights, and say of each folder where they come from.
 
     Figures are those of the run that a folder was made from, before its matrices were halved. A folder that other runs
@@ -25,7 +25,9 @@ def state_shipped(config: Mapping[str, Any], root: Path) -> list[str]:
         root: folder that places start at.
 
     Returns:
-        A sentence a folder, Markdown.
+        Of each folder `weights` and `sha256` (null where it is not there); where these runs made it also the `run`, the
+        `model` of its row, its `role` in that row, `clips` and `figures` by heading; else `kept`: whether what was
+        stated of it stays.
 
     Raises:
         SyncTalklipError: the file of figures or an evaluation is damaged.
@@ -33,28 +35,29 @@ def state_shipped(config: Mapping[str, Any], root: Path) -> list[str]:
     file = root / config["stated"]
     before = _read_stated(file) if file.is_file() else {}
     stated: dict[str, dict[str, Any]] = {}
-    said = []
+    facts = []
     for name, wanted in config["shipped"].items():
         folder = root / config["checkpoints"] / name
         if not (folder / WEIGHTS).is_file():
-            said.append(f"`{name}` is not there.")
+            facts.append({"weights": name, "sha256": None})
             continue
         weights, made_of = file_hash(folder), origins(folder)
         run = next((run for run in find_runs(wanted["row"], root) if _hash_in(run, wanted["as"]) in made_of), None)
+        fact: dict[str, Any] = {"weights": name, "sha256": weights}
         if run is not None:
             figures = {column: round(in_printed_unit(run, column), 6) for column in wanted["columns"]}
             place = Path(os.path.relpath(run.path, root)).as_posix()
             stated[name] = {"sha256": weights, "run": place, "clips": len(run.rows), "metrics": figures}
-            shown = ", ".join(f"{metric_of([run], column).label} {value:.4g}" for column, value in figures.items())
-            said.append(f"`{name}` ({weights[:8]}) was measured in {place} on {len(run.rows)} clips: {shown}.")
-        elif before.get(name, {}).get("sha256") == weights:
-            stated[name] = before[name]
-            said.append(f"`{name}` ({weights[:8]}) was made by other runs than these; what they stated of it stays.")
+            shown = {metric_of([run], column).label: f"{value:.4g}" for column, value in figures.items()}
+            fact |= {"run": place, "model": run.summary["name"], "role": wanted["as"], "clips": len(run.rows)}
+            fact |= {"figures": shown}
         else:
-            said.append(f"`{name}` ({weights[:8]}) was made by other runs than these; nothing is stated of it.")
+            fact["kept"] = before.get(name, {}).get("sha256") == weights
+            stated |= {name: before[name]} if fact["kept"] else {}
+        facts.append(fact)
     content = json.dumps(stated, indent=1) + "\n"
     write_atomically(file, lambda part: part.write_text(content, encoding="utf-8"))
-    return said
+    return facts
 
 
 def _hash_in(run: Run, role: str) -> str | None:
@@ -131,11 +134,10 @@ def compare(config: Mapping[str, Any], stated: Mapping[str, Mapping[str, Any]], 
                 raise SyncTalklipError(f"tolerances: there is none for {column!r}; give one: +tolerances.{column}=...")
             tolerance = config["tolerances"][column]
             metric, value = metric_of([run], column), in_printed_unit(run, column)
-            difference = value - expected
-            # Negated, so that a value that is no number is off.
-            bad = not abs(difference) <= tolerance
-            off += [f"{name} in {metric.label}"] if bad else []
-            shown = [f"{number:.{metric.digits + 1}f}" for number in (expected, value)]
-            answer = "**no**" if bad else "yes"
-            rows.append([name, metric.label, *shown, f"{difference:+.{metric.digits + 1}f}", f"{tolerance:g}", answer])
-    return table(["weights", "column", "stated", "measured", "difference", "tolerance", "holds"], rows), off
+            answer = verdict(tolerance - abs(value - expected))
+            off += [f"{name} in {metric.label}"] if answer == "no" else []
+            digits = metric.digits + 1
+            values = [f"{expected:.{digits}f}", f"{value:.{digits}f}", f"{value - expected:+.{digits}f}"]
+            rows.append([name, metric.label, *values, f"{tolerance:g}", answer])
+    header = ["weights", "column", "stated", "measured", "difference", "tolerance", "holds"]
+    return pipe_table(header, rows, padded=True), off
