@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from synctalklip import checkpoint, losses
+from synctalklip.checkpoint import StateFolder
 from synctalklip.device import Precision, choose_device, choose_precision, record_precision
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.discriminator import readonly
@@ -39,7 +40,6 @@ from synctalklip.generator.optim import (
     settings_of,
 )
 from synctalklip.generator.schedule import EncoderSwitch
-from synctalklip.generator.state import StateFolder
 from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.generator.unet import generator_input, to_unit
 from synctalklip.generator.validation import COLUMNS, Samples, validate

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from synctalklip import losses
-from synctalklip.benchmark.naive_stage2 import naive_insert, naive_sampled_contrastive
+from synctalklip.benchmark.naive import naive_insert, naive_sampled_contrastive
 from synctalklip.data.features import normalize_roi
 from synctalklip.data.geometry import ROI_MODES, Geometry, centre_rois, crop_face, crop_roi
 from synctalklip.generator.objective import insert_faces
