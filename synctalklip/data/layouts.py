@@ -28,8 +28,8 @@ class SourceClip:
         video: the file.
         split: "train", "valid", "test" or "unseen".
         speaker: "" when unknown.
-        text: transcript as written, None when it is in a file or the corpus has none.
-        transcript: file with the transcript, `.txt` (LRS) or `.align` (GRID).
+        text: transcript as written, None when it is in `transcript` or the corpus has none.
+        transcript: file with the transcript or the times of its words, `.txt` (LRS) or `.align` (GRID).
         audio: file with the sound, None when it is in the video.
     """
 
@@ -152,7 +152,8 @@ def grid(
 ) -> list[SourceClip]:
     """GRID: either `PART/SPEAKER_CLIP.*` with `transcripts.tsv`, or the corpus itself, `SPEAKER/**/CLIP.mpg`.
 
-    Transcripts come from `transcripts.tsv`, else from `.align` files anywhere below the root.
+    Transcripts come from `transcripts.tsv`, else from `.align` files anywhere below the root, which hold the times of
+    the words too.
 
     Args:
         root: folder of the corpus.
@@ -172,9 +173,8 @@ def grid(
         raise LayoutError(
             f"{root}: holds neither {part}/SPEAKER_CLIP.mp4 nor s1/CLIP.mpg; data.root must be the GRID folder"
         )
-    texts, aligns = _grid_table(root / "transcripts.tsv"), {}
-    if any(name not in texts for name in videos):
-        aligns = {_grid_align(root, file): file for file in sorted(root.rglob("*.align"))}
+    texts = _grid_table(root / "transcripts.tsv")
+    aligns = {_grid_align(root, file): file for file in sorted(root.rglob("*.align"))}
     clips, places = [], Counter()
     for speaker, stem in sorted(videos, key="_".join):
         place = places[speaker]
@@ -183,7 +183,7 @@ def grid(
         split = {0: "test", 1: "valid"}.get(place % every, "train") if held_out else "train"
         split = "unseen" if speaker in unseen else split
         name = speaker, stem
-        transcript = aligns.get(name) if name not in texts else None
+        transcript = aligns.get(name)
         # Without any transcript the clip is listed with an empty one, and rejected with that reason.
         text = texts.get(name, None if transcript else "")
         clips.append(SourceClip("_".join(name), videos[name], split, speaker, text, transcript))

@@ -1,6 +1,7 @@
 """The record of a prepared clip, and the jsonl files that list clips and rejections."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ class Clip:
         speaker: "" when unknown.
         source: the raw video this clip was prepared from.
         roi_mode: how the mouth ROI was cut.
+        words: (word, start, end) in seconds from the first frame, empty where the corpus does not tell.
         root: folder of the manifest; not part of the record.
     """
 
@@ -45,6 +47,7 @@ class Clip:
     speaker: str = ""
     source: str = ""
     roi_mode: str = "landmark"
+    words: tuple[tuple[str, float, float], ...] = ()
     root: Path = field(default=Path("."), compare=False)
 
     @property
@@ -106,12 +109,23 @@ def _check_preparation(version: object, root: Path) -> None:
         )
 
 
+def _parse_words(words: object) -> tuple[tuple[str, float, float], ...]:
+    try:
+        parsed = tuple((str(word), float(start), float(end)) for word, start, end in words)
+    except (TypeError, ValueError):
+        raise ValueError(f"has words={words!r:.80}, a list of [word, start, end] is needed") from None
+    if not all(0 <= start <= end < math.inf for _, start, end in parsed):
+        raise ValueError("has words whose times do not lie in order, in seconds from the first frame")
+    return parsed
+
+
 def _parse(line: bytes, root: Path) -> Clip:
     record = json.loads(line)
     if not isinstance(record, dict):
         raise ValueError("is no JSON object")
     _check_preparation(record.pop("preparation", 1), root)
-    clip = Clip(**record, root=root)
+    words = _parse_words(record.pop("words", []))
+    clip = Clip(**record, words=words, root=root)
     for name in ("id", "split", "text", "speaker", "source", "roi_mode"):
         if not isinstance(getattr(clip, name), str):
             raise ValueError(f"has {name}={getattr(clip, name)!r}, a text is needed")

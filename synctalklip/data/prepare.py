@@ -104,6 +104,7 @@ def _finish(
                     speaker=clip.speaker,
                     source=str(clip.video),
                     roi_mode=roi_mode,
+                    words=outcome.words,
                 )
             )
     bad.sort(key=lambda rejected: rejected.id)

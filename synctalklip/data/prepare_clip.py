@@ -31,7 +31,13 @@ from synctalklip.data.geometry import (
 )
 from synctalklip.data.layouts import SourceClip
 from synctalklip.data.manifest import PREPARATION
-from synctalklip.data.text import TextError, normalize_text, read_grid_transcript, read_lrs_transcript
+from synctalklip.data.text import (
+    TextError,
+    normalize_text,
+    read_grid_transcript,
+    read_lrs_transcript,
+    read_word_times,
+)
 from synctalklip.data.tracking import Track, track_face
 from synctalklip.errors import SyncTalklipError
 
@@ -67,6 +73,7 @@ class Outcome:
         frames: T, 0 when rejected.
         samples: N, 0 when rejected.
         text: normalised transcript.
+        words: see `manifest.Clip`.
         reason: why it was rejected, None when it is prepared.
         kept: it was done by an earlier run.
     """
@@ -74,6 +81,7 @@ class Outcome:
     frames: int = 0
     samples: int = 0
     text: str = ""
+    words: tuple[tuple[str, float, float], ...] = ()
     reason: str | None = None
     kept: bool = False
 
@@ -165,7 +173,8 @@ def _finished(record: Path, outputs: Iterable[Path]) -> tuple[Outcome | None, di
     try:
         stored = json.loads(record.read_bytes())
         known = {name: stored.pop(name) for name in ("key", "content") if name in stored}
-        outcome = Outcome(**stored, kept=True)
+        words = tuple(tuple(word) for word in stored.pop("words", ()))
+        outcome = Outcome(**stored, words=words, kept=True)
     except (OSError, ValueError, TypeError, AttributeError):
         return None, {}
     there = outcome.reason is not None or all(path.is_file() for path in outputs)
@@ -178,7 +187,7 @@ def read_text(clip: SourceClip) -> str:
     Raises:
         TextError: the transcript is missing, empty or cannot be normalised.
     """
-    if clip.transcript is not None:
+    if clip.text is None and clip.transcript is not None:
         read = read_grid_transcript if clip.transcript.suffix == ".align" else read_lrs_transcript
         return read(clip.transcript)
     if clip.text is None:
@@ -205,6 +214,7 @@ def prepare_clip(clip: SourceClip, prepared: Path, settings: Settings, detector:
         DiskError: the disk refused a file.
     """
     text = read_text(clip)
+    words = read_word_times(clip.transcript) if clip.transcript is not None else ()
     wave = media.read_audio(clip.audio or clip.video)
     # Two passes: the frames of a long clip are never held.
     try:
@@ -226,7 +236,7 @@ def prepare_clip(clip: SourceClip, prepared: Path, settings: Settings, detector:
     outputs = output_paths(prepared, clip.id)
     media.write_wav(outputs["audio"], wave)
     _write_crops(clip.video, track, outputs, settings)
-    return Outcome(frames, len(wave), text)
+    return Outcome(frames, len(wave), text, words)
 
 
 def _counted(video: Path, max_frames: int | None) -> object:

@@ -5,6 +5,7 @@ so that a word error is never a difference of spelling. Token ids follow AV-HuBE
 """
 
 import io
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,10 @@ from synctalklip.errors import SyncTalklipError
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 MODEL_TYPES = ("word", "char", "unigram")
 SILENCES = frozenset({"sil", "sp"})
+# Units of a GRID `.align` file in a second: 1000 a video frame.
+ALIGN_RATE = 25000
+# Heading of the word times in an LRS text file.
+WORD_TIMES = ["WORD", "START", "END"]
 
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -124,6 +129,39 @@ def read_grid_transcript(path: str | Path) -> str:
     """
     words = [word for _, _, word in read_alignment(path) if word not in SILENCES]
     return _checked(Path(path), " ".join(words))
+
+
+def read_word_times(path: str | Path) -> tuple[tuple[str, float, float], ...]:
+    """Normalised words of a transcript, with start and end in seconds from the first frame; empty without times.
+
+    Args:
+        path: `.align` file of GRID, or text file of LRS, which holds a line `WORD START END ...` before the times.
+
+    Raises:
+        TextError: the file is missing, or a line of times is malformed or out of order.
+    """
+    path = Path(path)
+    if path.suffix == ".align":
+        rows = [(word, start / ALIGN_RATE, end / ALIGN_RATE) for start, end, word in read_alignment(path)]
+        rows = [row for row in rows if row[0] not in SILENCES]
+    else:
+        rows = list(_lrs_word_times(path))
+    for word, start, end in rows:
+        if not 0 <= start <= end < math.inf:
+            raise TextError(f"{path}: {word!r} is said from {start} to {end}; times are seconds in order, from 0")
+    return tuple((normalize_text(word), start, end) for word, start, end in rows)
+
+
+def _lrs_word_times(path: Path) -> Iterator[tuple[str, float, float]]:
+    lines = [line.split() for line in _read(path).splitlines()]
+    heading = next((number for number, fields in enumerate(lines) if fields[:3] == WORD_TIMES), len(lines))
+    for number, fields in enumerate(lines[heading + 1 :], start=heading + 2):
+        if not fields:
+            continue
+        try:
+            yield fields[0], float(fields[1]), float(fields[2])
+        except (IndexError, ValueError):
+            raise TextError(f"{path}: line {number} is not 'WORD START END': {' '.join(fields)!r}") from None
 
 
 def _checked(path: Path, text: str) -> str:

@@ -1,5 +1,5 @@
-"""The models that score: SyncNet, lip readers, an audio-visual expert, a finder of landmarks. None may have taught
-the generator that it judges.
+"""What scores: SyncNets, lip readers, an audio-visual expert, a finder of landmarks. None may have been an expert
+of the generator that it judges.
 
 Legend: T video frames at 25 Hz.
 """
@@ -19,10 +19,14 @@ from synctalklip import checkpoint
 from synctalklip.cli import build
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.errors import MetricError
-from synctalklip.evaluation.methods import Source
+from synctalklip.evaluation.lips import LipJudge, describe_lips
+from synctalklip.evaluation.methods import Method
 from synctalklip.metrics.avs import AVExpert
 from synctalklip.metrics.quality import Perceptual, open_lpips
-from synctalklip.syncnet.lse import assert_protocol, load_syncnet
+from synctalklip.syncnet.lse import SyncNetInfo, assert_protocol, load_syncnet
+
+SYNCNETS = ("syncnet", "syncnet2")
+"""Nodes of the config; the columns of the second begin with `syncnet2.`."""
 
 
 class Reader(Protocol):
@@ -45,17 +49,19 @@ class Judges:
 
     Attributes:
         device: where the models are.
-        syncnet: LSE columns.
+        syncnets: LSE columns, by the node of the config.
         readers: columns of WER and CER by their name.
         avs: AVS columns.
+        lips: columns of the lips' geometry.
         detector: columns of the open mouth.
         lpips: its column.
     """
 
     device: torch.device
-    syncnet: torch.nn.Module | None = None
+    syncnets: dict[str, torch.nn.Module] = field(default_factory=dict)
     readers: dict[str, Reader] = field(default_factory=dict)
     avs: AVExpert | None = None
+    lips: LipJudge | None = None
     detector: FaceDetector | None = None
     lpips: Perceptual | None = None
 
@@ -81,8 +87,8 @@ def reader_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     return found
 
 
-def supervisors(generator: Path) -> set[str]:
-    """SHA-256 of the files that taught a generator: stored in its checkpoint, or of those its run's config names."""
+def experts_of(generator: Path) -> set[str]:
+    """SHA-256 of the experts of a generator: stored in its checkpoint, or of the files that its run's config names."""
     state = checkpoint.load(generator)
     stored = {state.get(key) for key in ("expert_sha256", "syncnet_sha256")} - {None}
     config = generator.parent.parent / "config.yaml"
@@ -96,39 +102,60 @@ def supervisors(generator: Path) -> set[str]:
     return stored | named if not stored or stored & named else stored
 
 
-def taught(generator: Path, judge: str | Path) -> bool:
-    """Whether a judge's file, or the one it was converted from, supervised a generator."""
-    return bool(supervisors(generator) & checkpoint.origins(judge))
+def was_expert(generator: Path, judge: str | Path) -> bool:
+    """Whether a judge's file, or the one it was converted from, was an expert in the training of a generator."""
+    return bool(experts_of(generator) & checkpoint.origins(judge))
 
 
-def describe_judges(cfg: DictConfig, source: Source) -> dict[str, Any]:
+def describe_judges(cfg: DictConfig, method: Method) -> dict[str, Any]:
     """What `summary.json` says about the judges; checks them without loading their weights.
 
     Raises:
-        MetricError: SyncNet or a lip reader supervised the generator.
+        MetricError: SyncNet or a lip reader was an expert of the generator.
         CheckpointError: a file is missing.
     """
     described: dict[str, Any] = {}
-    if cfg.syncnet.path is not None:
-        _refuse(source, cfg.syncnet.path, "syncnet", "SyncNet", "LSE")
-        model, info = load_syncnet(cfg.syncnet.path)
-        assert_protocol(model, cfg.syncnet.protocol)
-        described["syncnet"] = _entry(info.name, cfg.syncnet.path) | {
-            "ends": model.ends, "protocol": cfg.syncnet.protocol
-        }  # fmt: skip
+    for key in SYNCNETS:
+        if cfg[key].path is not None:
+            described[key] = _describe_syncnet(cfg[key], key, method)
     if readers := reader_settings(cfg):
         for column, node in readers.items():
-            _refuse(source, node["path"], f"readers.{column}", "lip reader", f"{column}")
+            _refuse(method, node["path"], f"readers.{column}", "lip reader", f"{column}")
         described["readers"] = {
             column: _entry(node["name"], node["path"]) | {"beam": node["beam"], "decoding": node["decoding"]}
             for column, node in readers.items()
         }
     if cfg.avs.path is not None:
         entry = _entry(cfg.avs.name, cfg.avs.path)
-        if source.kind == "generator" and taught(source.file, cfg.avs.path):
-            entry["name"] += " that supervised this generator"
+        if method.kind == "generator" and was_expert(method.file, cfg.avs.path):
+            entry["name"] += " that was an expert of this generator"
         described["avs"] = entry
+    if wants_lips(cfg):
+        described["lips"] = describe_lips(cfg.aperture, cfg.detector)
     return described
+
+
+def _describe_syncnet(node: DictConfig, key: str, method: Method) -> dict[str, Any]:
+    _refuse(method, node.path, key, "SyncNet", "LSE")
+    model, info = load_syncnet(node.path)
+    assert_protocol(model, node.protocol)
+    entry = _entry(info.name, node.path) | {"ends": model.ends, "protocol": node.protocol}
+    expert = sync_expert_of(method.file) if method.kind == "generator" else None
+    if expert is not None and expert.is_twin_of(info):
+        entry["twin"] = f"its expert {expert.name}"
+    return entry
+
+
+def sync_expert_of(generator: Path) -> SyncNetInfo | None:
+    """The SyncNet among the experts of a generator, as its checkpoint or else its run's config states it."""
+    state = checkpoint.load(generator)
+    if state.get("syncnet_info"):
+        return SyncNetInfo(**state["syncnet_info"])
+    config = generator.parent.parent / "config.yaml"
+    path = OmegaConf.select(OmegaConf.load(config), "syncnet.path") if config.is_file() else None
+    if not path or not Path(path).exists() or state.get("syncnet_sha256") not in checkpoint.origins(path):
+        return None
+    return load_syncnet(path)[1]
 
 
 def _entry(name: str, path: str) -> dict[str, str]:
@@ -141,12 +168,12 @@ def _digest(path: str) -> str:
     return checkpoint.file_hash(path)
 
 
-def _refuse(source: Source, path: str, key: str, kind: str, score: str) -> None:
+def _refuse(method: Method, path: str, key: str, kind: str, score: str) -> None:
     _digest(path)
-    if source.kind == "generator" and taught(source.file, path):
+    if method.kind == "generator" and was_expert(method.file, path):
         raise MetricError(
-            f"{key}.path={path} supervised {source.file}: its {score} would flatter the generator; give a {kind} that "
-            "was trained apart"
+            f"{key}.path={path} was an expert of {method.file}: its {score} would flatter the generator; give a "
+            f"{kind} that was trained apart"
         )
 
 
@@ -157,8 +184,9 @@ def load_judges(cfg: DictConfig, roi_mode: str, device: torch.device) -> Judges:
         MetricError: a lip reader or expert was trained on other ROIs, or what LPIPS needs is not here.
     """
     judges = Judges(device)
-    if cfg.syncnet.path is not None:
-        judges.syncnet, _ = load_syncnet(cfg.syncnet.path, device)
+    for key in SYNCNETS:
+        if cfg[key].path is not None:
+            judges.syncnets[key], _ = load_syncnet(cfg[key].path, device)
     for column, node in reader_settings(cfg).items():
         judges.readers[column] = load_reader(node, device)
         if judges.readers[column].roi_mode != roi_mode:
@@ -172,6 +200,8 @@ def load_judges(cfg: DictConfig, roi_mode: str, device: torch.device) -> Judges:
         judges.avs = load_expert(cfg.avs.path, roi_mode).to(device)
     if wants_openness(cfg):
         judges.detector = build(cfg.detector)
+    if wants_lips(cfg):
+        judges.lips = LipJudge(cfg.aperture, cfg.detector, judges.detector)
     if cfg.quality.lpips and cfg.setting == "reconstruction":
         judges.lpips = open_lpips(device)
     return judges
@@ -183,10 +213,24 @@ def wants_openness(cfg: DictConfig) -> bool:
     Raises:
         MetricError: another word.
     """
-    choices = {"auto": cfg.setting == "silent", True: True, False: False}
-    if cfg.openness.measure not in choices:
-        raise MetricError(f"openness.measure={cfg.openness.measure}: choose auto, true or false")
-    return choices[cfg.openness.measure]
+    return _wanted(cfg.openness.measure, "openness.measure", auto=cfg.setting == "silent")
+
+
+def wants_lips(cfg: DictConfig) -> bool:
+    """Whether lips are compared with those of a recording: always, never, or ("auto") where there is a sound.
+
+    Raises:
+        MetricError: another word.
+    """
+    # Nobody says silence: there is no recording to compare with.
+    return _wanted(cfg.aperture.measure, "aperture.measure", auto=True) and cfg.setting != "silent"
+
+
+def _wanted(given: Any, key: str, auto: bool) -> bool:
+    choices = {"auto": auto, True: True, False: False}
+    if given not in choices:
+        raise MetricError(f"{key}={given}: choose auto, true or false")
+    return choices[given]
 
 
 def load_reader(node: Mapping[str, Any], device: torch.device) -> Reader:

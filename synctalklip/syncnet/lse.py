@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from synctalklip import checkpoint
 from synctalklip.errors import MetricError
-from synctalklip.syncnet.network import SmallSyncNet, SyncNet
+from synctalklip.syncnet.network import SmallSyncNet, StackedSyncNet, SyncNet
 
+AnySyncNet = SyncNet | SmallSyncNet | StackedSyncNet
 DISTANCE_EPS = 1e-6  # F.pairwise_distance adds it to each coordinate, as the public script does
 
 
@@ -105,7 +106,7 @@ PROTOCOLS = ("face_crop", "whole_frame")
 face (LRS), the whole frame. Either is resized to what the network takes."""
 
 
-def assert_protocol(model: SyncNet | SmallSyncNet, protocol: str) -> None:
+def assert_protocol(model: AnySyncNet, protocol: str) -> None:
     """Refuse a protocol that is unknown, or that was not the one of the network's training.
 
     Raises:
@@ -120,9 +121,7 @@ def assert_protocol(model: SyncNet | SmallSyncNet, protocol: str) -> None:
         )
 
 
-def score_clip(
-    model: SyncNet | SmallSyncNet, frames: np.ndarray | Tensor, mfcc: np.ndarray | Tensor, max_shift: int = 15
-) -> LSE:
+def score_clip(model: AnySyncNet, frames: np.ndarray | Tensor, mfcc: np.ndarray | Tensor, max_shift: int = 15) -> LSE:
     """`lse` of a clip, its ends treated as its network wants it (`model.ends`).
 
     Args:
@@ -137,10 +136,10 @@ def score_clip(
     return lse(*model.embed_clip(frames, mfcc), max_shift=max_shift, ends=model.ends)
 
 
-STRUCTURES = {"public": SyncNet, "small": SmallSyncNet}
+STRUCTURES = {"public": SyncNet, "small": SmallSyncNet, "stacked": StackedSyncNet}
 
 
-def build_syncnet(structure: str, **settings: float | str) -> SyncNet | SmallSyncNet:
+def build_syncnet(structure: str, **settings: float | str) -> AnySyncNet:
     """A fresh SyncNet from a config node.
 
     Raises:
@@ -153,17 +152,30 @@ def build_syncnet(structure: str, **settings: float | str) -> SyncNet | SmallSyn
 
 @dataclass(frozen=True)
 class SyncNetInfo:
-    """What a table says about the SyncNet behind its LSE columns."""
+    """What a table says about the SyncNet behind its LSE columns.
+
+    Attributes:
+        structure: see `STRUCTURES`.
+        corpus: name of the corpus that it was trained on.
+        steps: of its training.
+        split: of the corpus, that it was trained on.
+    """
 
     structure: str
     corpus: str
     steps: int
+    split: str = "train"
 
     @property
     def name(self) -> str:
         if self.structure == "public":
             return f"SyncNet (public structure, {self.corpus})"
-        return f"SyncNet ({self.structure}, trained on {self.corpus})"
+        split = "" if self.split == "train" else f", {self.split} split"
+        return f"SyncNet ({self.structure}, trained on {self.corpus}{split})"
+
+    def is_twin_of(self, other: "SyncNetInfo") -> bool:
+        """Whether both learned the same clips in the same structure: what pleases one pleases the other."""
+        return all(getattr(self, key) == getattr(other, key) for key in ("structure", "corpus", "split"))
 
 
 def save_syncnet(path: str | Path, model: nn.Module, config: dict, info: SyncNetInfo) -> None:
@@ -172,7 +184,7 @@ def save_syncnet(path: str | Path, model: nn.Module, config: dict, info: SyncNet
     checkpoint.save(path, state)
 
 
-def load_syncnet(path: str | Path, device: str | torch.device = "cpu") -> tuple[SyncNet | SmallSyncNet, SyncNetInfo]:
+def load_syncnet(path: str | Path, device: str | torch.device = "cpu") -> tuple[AnySyncNet, SyncNetInfo]:
     """A trained SyncNet, frozen and in eval mode.
 
     Args:

@@ -1,4 +1,6 @@
-"""Networks that embed lips and sound: the public SyncNet structure and a small one for CPUs.
+"""Networks that embed lips and sound: the public SyncNet structure and two small ones for CPUs.
+
+The two small ones share no layer's design, so that one of them can judge where the other, or its like, is the expert.
 
 Legend: T video frames at 25 Hz, W = T - 4 windows of 5 frames, N windows of a batch, E embedding.
 Sound is 13 MFCC at 100 Hz, so a window holds 5 frames and 20 MFCC steps.
@@ -9,35 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synctalklip.data.features import CEPSTRA, SYNC_FRAMES, sound_windows
 from synctalklip.errors import MetricError
 
-FRAMES = 5
-STEPS_PER_FRAME = 4
-STEPS = FRAMES * STEPS_PER_FRAME
-COEFFICIENTS = 13
 FACE = 96  # pixels of a face crop's side
-
-
-def sound_windows(mfcc: Tensor, frames: int) -> Tensor:
-    """Cut the MFCC of a clip into the windows that belong to its video windows.
-
-    Args:
-        mfcc: (4T,13) at 100 Hz; shorter or longer by a few steps is cut or filled with the last step.
-        frames: T.
-
-    Returns:
-        (W,1,13,20).
-
-    Raises:
-        MetricError: fewer than 5 frames, or no sound.
-    """
-    if frames < FRAMES or len(mfcc) == 0:
-        raise MetricError(f"sync scores need at least {FRAMES} frames and sound, got {frames} frames")
-    missing = frames * STEPS_PER_FRAME - len(mfcc)
-    if missing > 0:
-        mfcc = torch.cat([mfcc, mfcc[-1:].expand(missing, -1)])
-    windows = mfcc[: frames * STEPS_PER_FRAME].unfold(0, STEPS, STEPS_PER_FRAME)
-    return windows.unsqueeze(1)
 
 
 def _stack(layers: list[nn.Module]) -> nn.Sequential:
@@ -57,7 +34,7 @@ def _projection(width: int, embedding: int) -> nn.Sequential:
 
 
 class _WindowEmbedder(nn.Module):
-    """Whole-clip embedding, shared by both structures.
+    """Whole-clip embedding, shared by all structures.
 
     `ends` is how `sync.score_clip` treats the ends of a clip; `chunk` windows are embedded at a time, which bounds
     memory; `any_size` says whether whole frames are taken, or 96x96 face crops only.
@@ -98,8 +75,8 @@ class _WindowEmbedder(nn.Module):
         faces = torch.as_tensor(faces)
         video = []
         for start in range(0, len(windows), self.chunk):
-            clip = self.pixels(faces[start : start + self.chunk + FRAMES - 1].to(device))
-            video.append(self.embed_video(clip.unsqueeze(0)).reshape(clip.shape[1] - FRAMES + 1, -1))
+            clip = self.pixels(faces[start : start + self.chunk + SYNC_FRAMES - 1].to(device))
+            video.append(self.embed_video(clip.unsqueeze(0)).reshape(clip.shape[1] - SYNC_FRAMES + 1, -1))
         audio = [self.embed_audio(part) for part in windows.split(self.chunk)]
         return torch.cat(video).cpu(), torch.cat(audio).cpu()
 
@@ -169,6 +146,19 @@ class SyncNet(_WindowEmbedder):
         return embedded.squeeze(1) if windows == 1 else embedded
 
 
+def _lower_half(faces: Tensor) -> Tensor:
+    """(N,96,96,3) -> (N,48,96,3).
+
+    Raises:
+        MetricError: frames of another size.
+    """
+    if faces.shape[1:3] != (FACE, FACE):
+        raise MetricError(
+            f"the small SyncNets take {FACE}x{FACE} face crops, got {faces.shape[1]}x{faces.shape[2]} frames"
+        )
+    return faces[:, FACE // 2 :]
+
+
 class SmallSyncNet(_WindowEmbedder):
     """A SyncNet that trains on a CPU in a minute or two; sees the lower half of the face crop.
 
@@ -198,11 +188,11 @@ class SmallSyncNet(_WindowEmbedder):
         )
         self.frame_features = nn.Linear(4 * width * 3 * 6, embedding)
         self.video_head = nn.Sequential(
-            nn.Conv1d(embedding, 2 * embedding, FRAMES), nn.ReLU(), nn.Conv1d(2 * embedding, embedding, 1)
+            nn.Conv1d(embedding, 2 * embedding, SYNC_FRAMES), nn.ReLU(), nn.Conv1d(2 * embedding, embedding, 1)
         )
-        self.sound_norm = nn.BatchNorm1d(COEFFICIENTS)
+        self.sound_norm = nn.BatchNorm1d(CEPSTRA)
         self.sound_trunk = nn.Sequential(
-            nn.Conv1d(COEFFICIENTS, 4 * width, 5, padding=2),
+            nn.Conv1d(CEPSTRA, 4 * width, 5, padding=2),
             nn.ReLU(),
             nn.Conv1d(4 * width, 8 * width, 4, stride=2, padding=1),
             nn.ReLU(),
@@ -210,16 +200,12 @@ class SmallSyncNet(_WindowEmbedder):
             nn.ReLU(),
         )
         self.sound_head = nn.Sequential(
-            nn.Linear(8 * width * FRAMES, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, embedding)
+            nn.Linear(8 * width * SYNC_FRAMES, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, embedding)
         )
 
     def pixels(self, faces: Tensor) -> Tensor:
         """(N,96,96,3) uint8 BGR -> (3,N,48,96) in -1..1: the lower half."""
-        if faces.shape[1:3] != (FACE, FACE):
-            raise MetricError(
-                f"the small SyncNet takes {FACE}x{FACE} face crops, got {faces.shape[1]}x{faces.shape[2]} frames"
-            )
-        return faces[:, faces.shape[1] // 2 :].permute(3, 0, 1, 2).float() / 127.5 - 1
+        return _lower_half(faces).permute(3, 0, 1, 2).float() / 127.5 - 1
 
     def embed_audio(self, sound: Tensor) -> Tensor:
         """(N,1,13,20) MFCC windows -> (N,E) of length one."""
@@ -232,4 +218,65 @@ class SmallSyncNet(_WindowEmbedder):
         images = frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         features = self.frame_features(self.frame_trunk(images).flatten(1)).reshape(count, length, -1)
         embedded = F.normalize(self.video_head(features.transpose(1, 2)).transpose(1, 2), dim=-1)
-        return embedded.squeeze(1) if length == FRAMES else embedded
+        return embedded.squeeze(1) if length == SYNC_FRAMES else embedded
+
+
+class StackedSyncNet(_WindowEmbedder):
+    """A SyncNet that sees motion from its first layer on; trains on a CPU as the small one does.
+
+    The five grey frames of a window are the channels of a 2-D convolution, as in Wav2Lip's expert (Prajwal et al.
+    2020), each without the mean of the window beside it, so that motion is told from looks. The MFCC window is a
+    picture of coefficients and time for 2-D convolutions. Embeddings have length one.
+
+    Args:
+        embedding: E.
+        width: channels of the first layer; the others follow.
+        ends: how `score` treats the ends of a clip, see `lse`.
+        chunk: windows embedded at a time.
+    """
+
+    any_size = False
+
+    def __init__(self, embedding: int = 128, width: int = 24, ends: str = "overlap", chunk: int = 200) -> None:
+        super().__init__()
+        self.ends, self.chunk = ends, chunk
+        self.lips = _stack(
+            [
+                nn.Conv2d(2 * SYNC_FRAMES, width, 5, stride=2, padding=2),
+                nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+                nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+                nn.Conv2d(4 * width, 4 * width, 3, padding=1),
+                nn.MaxPool2d(2),
+            ]
+        )
+        self.lips_head = nn.Linear(4 * width * 3 * 6, embedding)
+        self.sound_norm = nn.BatchNorm1d(CEPSTRA)
+        self.sound = _stack(
+            [
+                nn.Conv2d(1, 2 * width, 3, padding=1),
+                nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
+                nn.Conv2d(4 * width, 4 * width, 3, stride=2, padding=1),
+            ]
+        )
+        self.sound_head = nn.Linear(4 * width * 4 * 5, embedding)
+
+    def pixels(self, faces: Tensor) -> Tensor:
+        """(N,96,96,3) uint8 BGR -> (1,N,48,96) grey in -1..1: the lower half."""
+        weights = torch.tensor([0.114, 0.587, 0.299], device=faces.device)
+        return (_lower_half(faces).float() @ weights / 127.5 - 1).unsqueeze(0)
+
+    def embed_audio(self, sound: Tensor) -> Tensor:
+        """(N,1,13,20) MFCC windows -> (N,E) of length one."""
+        picture = self.sound_norm(sound.squeeze(1)).unsqueeze(1)
+        return F.normalize(self.sound_head(self.sound(picture).flatten(1)), dim=-1)
+
+    def embed_video(self, frames: Tensor) -> Tensor:
+        """(N,1,5,48,96) -> (N,E) of length one; 5+k frames give (N,k+1,E)."""
+        count, _, length = frames.shape[:3]
+        windows = frames.squeeze(1).unfold(1, SYNC_FRAMES, 1).flatten(0, 1).permute(0, 3, 1, 2)
+        mean = windows.mean(dim=1, keepdim=True)
+        seen = torch.cat([windows, windows - mean], dim=1).contiguous(memory_format=torch.channels_last)
+        embedded = F.normalize(self.lips_head(self.lips(seen).flatten(1)), dim=-1).reshape(
+            count, -1, self.lips_head.out_features
+        )
+        return embedded.squeeze(1) if length == SYNC_FRAMES else embedded

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from synctalklip import checkpoint
 from synctalklip.data.clips import ClipReader
+from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.data.manifest import read_manifest
 from synctalklip.device import choose_device, choose_precision, record_precision
 from synctalklip.errors import MetricError
 from synctalklip.syncnet.data import SegmentBatches, long_enough
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet, score_clip
-from synctalklip.syncnet.network import FRAMES
 
 
 def window_contrast(
@@ -67,8 +67,8 @@ class PairEmbedder(nn.Module):
         """faces (B,L,96,96,3) uint8, sound (B,W,1,13,20) -> video (B,W,E), audio (B,W,E)."""
         count, length = faces.shape[:2]
         pixels = self.syncnet.pixels(faces.flatten(0, 1)).unflatten(1, (count, length)).transpose(0, 1)
-        video = self.syncnet.embed_video(pixels).reshape(count, length - FRAMES + 1, -1)
-        audio = self.syncnet.embed_audio(sound.flatten(0, 1)).reshape(count, length - FRAMES + 1, -1)
+        video = self.syncnet.embed_video(pixels).reshape(count, length - SYNC_FRAMES + 1, -1)
+        audio = self.syncnet.embed_audio(sound.flatten(0, 1)).reshape(count, length - SYNC_FRAMES + 1, -1)
         return video, audio
 
 
@@ -176,7 +176,7 @@ class Trainer:
         weights = self.syncnet.state_dict()
         state = {"kind": "syncnet_training", "model": weights, "step": self.step, "precision": self.precision.name}
         checkpoint.save(self.last, state | {"optimizer": self.optimizer.state_dict()})
-        info = SyncNetInfo(self.structure["structure"], self.cfg.data.name, self.step)
+        info = SyncNetInfo(self.structure["structure"], self.cfg.data.name, self.step, self.cfg.clips.train_split)
         save_syncnet(self.directory / "syncnet.pt", self.syncnet, self.structure, info)
 
     def resume(self) -> None:
@@ -233,7 +233,7 @@ class Trainer:
 
 def train_syncnet(cfg: DictConfig) -> dict[str, float]:
     """Train on the corpus of `cfg.data`; see `Trainer.run`."""
-    train = long_enough(read_manifest(cfg.data.prepared, "train"), cfg.clips.train)
-    valid = long_enough(read_manifest(cfg.data.prepared, "valid"), cfg.clips.valid)
+    train = long_enough(read_manifest(cfg.data.prepared, cfg.clips.train_split), cfg.clips.train)
+    valid = long_enough(read_manifest(cfg.data.prepared, cfg.clips.valid_split), cfg.clips.valid)
     cache = cfg.trainer.cache
     return Trainer(cfg, ClipReader(train, cache=cache), ClipReader(valid, cache=cache)).run()

@@ -11,8 +11,8 @@ from synctalklip.data.manifest import PREPARATION, Clip, ManifestError, read_man
 
 @pytest.fixture
 def prepared(tmp_path):
-    clips = [Clip(id=name, split=split, frames=3, samples=1920, root=tmp_path) for name, split in
-             (("b/2", "test"), ("a/1", "train"))]  # fmt: skip
+    clips = [Clip(id=name, split=split, frames=3, samples=1920, words=(("bin", 0.0, 0.1),), root=tmp_path)
+             for name, split in (("b/2", "test"), ("a/1", "train"))]  # fmt: skip
     for clip in clips:
         for file in clip.files():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def append(folder, line):
 def test_round_trip_is_sorted_and_filtered(prepared):
     assert [clip.id for clip in read_manifest(prepared)] == ["a/1", "b/2"]
     (clip,) = read_manifest(prepared / "manifest.jsonl", "test")
-    assert clip == Clip(id="b/2", split="test", frames=3, samples=1920)
+    assert clip == Clip(id="b/2", split="test", frames=3, samples=1920, words=(("bin", 0.0, 0.1),))
     assert clip.faces == prepared / "faces" / "b/2.mp4"
 
 
@@ -47,6 +47,8 @@ def test_round_trip_is_sorted_and_filtered(prepared):
         ({"id": "c", "split": "dev", "frames": 1, "samples": 1}, "split 'dev'"),
         ({"id": "c", "split": "train", "frames": 0, "samples": 1}, "frames=0"),
         ({"id": "c", "split": "train", "frames": 1, "samples": 1, "speed": 2}, "speed"),
+        ({"id": "c", "split": "train", "frames": 1, "samples": 1, "words": [["bin", 0.1]]}, "words"),
+        ({"id": "c", "split": "train", "frames": 1, "samples": 1, "words": [["bin", 0.2, 0.1]]}, "in order"),
         ({"id": "a/1", "split": "train", "frames": 1, "samples": 1}, "listed twice"),
     ],
 )

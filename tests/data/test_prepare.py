@@ -278,13 +278,15 @@ def test_grid_layout_as_shipped_here(tmp_path):
     stems = [f"clip{n:02}" for n in range(12)]
     touch(*(tmp_path / "clips" / f"s1_{stem}.mp4" for stem in stems), tmp_path / "clips" / "s4_bbaf2n.mp4")
     touch(tmp_path / "raw" / "s1_clip00.mpg", tmp_path / "align" / "s4_bbaf2n.align")
+    touch(tmp_path / "align" / "s1_clip03.align")
     rows = "".join(f"s1\t{stem}\t75\t2.9\tset red {stem}\n" for stem in stems[:-1])
     (tmp_path / "transcripts.tsv").write_text("speaker\tid\tframes\taudio_seconds\ttranscript\n" + rows)
     clips = {clip.id: clip for clip in grid(tmp_path, "clips", 10, ["s1"])}
     held = {name: clip.split for name, clip in clips.items() if clip.split != "train"}
     assert held == {"s1_clip00": "test", "s1_clip01": "valid", "s1_clip10": "test", "s1_clip11": "valid"}
     assert clips["s1_clip03"].text == "set red clip03"
-    assert clips["s1_clip11"].text == ""
+    assert clips["s1_clip03"].transcript == tmp_path / "align" / "s1_clip03.align"
+    assert (clips["s1_clip11"].text, clips["s1_clip11"].transcript) == ("", None)
     assert clips["s4_bbaf2n"].transcript == tmp_path / "align" / "s4_bbaf2n.align"
     assert clips["s4_bbaf2n"].speaker == "s4"
     assert [clip.video.suffix for clip in grid(tmp_path, "raw", 10, ["s1"])] == [".mpg"]

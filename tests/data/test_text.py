@@ -11,6 +11,7 @@ from synctalklip.data.text import (
     normalize_text,
     read_grid_transcript,
     read_lrs_transcript,
+    read_word_times,
     train_tokenizer,
 )
 
@@ -47,6 +48,22 @@ def test_lrs_transcript(tmp_path):
     path = tmp_path / "00001.txt"
     path.write_text("Text:  THE 2 CAFÉS\nConf:  4\n\nWORD START END ASDSCORE\n", encoding="utf-8")
     assert read_lrs_transcript(path) == "the two cafes"
+
+
+def test_word_times_are_seconds_from_the_first_frame(tmp_path):
+    align, lrs = tmp_path / "a.align", tmp_path / "a.txt"
+    align.write_text("0 23750 sil\n23750 29500 bin\n29500 34000 blue\n34000 34100 sp\n")
+    assert read_word_times(align) == (("bin", 0.95, 1.18), ("blue", 1.18, 1.36))
+    lrs.write_text("Text:  LAY CAFÉ\nConf:  10\n\nWORD START END ASDSCORE\nLAY 0.169 0.340 10.0\nCAFÉ 0.4 0.5 2\n")
+    assert read_word_times(lrs) == (("lay", 0.169, 0.34), ("cafe", 0.4, 0.5))
+    lrs.write_text("Text:  LAY\n")
+    assert read_word_times(lrs) == ()
+    lrs.write_text("Text:  LAY\nWORD START END\nLAY 0.3\n")
+    with pytest.raises(TextError, match="line 3 is not 'WORD START END'"):
+        read_word_times(lrs)
+    lrs.write_text("Text:  LAY\nWORD START END\nLAY 0.3 0.2\n")
+    with pytest.raises(TextError, match=r"'LAY' is said from 0\.3 to 0\.2"):
+        read_word_times(lrs)
 
 
 def test_grid_transcript_leaves_silence_out(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from synctalklip import checkpoint
 from synctalklip.benchmark import naive
+from synctalklip.data.features import sound_windows
 from synctalklip.errors import MetricError
 from synctalklip.syncnet.lse import (
     SmallSyncNet,
@@ -22,7 +23,6 @@ from synctalklip.syncnet.lse import (
     save_syncnet,
     score_clip,
 )
-from synctalklip.syncnet.network import sound_windows
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden vectors are not at ../shared/golden")
@@ -167,13 +167,32 @@ def test_small_passes_each_frame_once():
     assert (whole, sum(images)) == (20, 16 * 5)
 
 
-def test_small_sees_only_the_lower_half():
-    model = SmallSyncNet().eval()
+@pytest.mark.parametrize("structure", ["small", "stacked"])
+def test_small_ones_see_only_the_lower_half(structure):
+    model = build_syncnet(structure).eval()
     faces, mfcc = clip(6)
     changed = faces.clone()
     changed[:, :48] = 0
     assert torch.equal(model.embed_clip(faces, mfcc)[0], model.embed_clip(changed, mfcc)[0])
     assert torch.allclose(model.embed_clip(faces, mfcc)[0].norm(dim=1), torch.ones(2), atol=1e-5)
+
+
+def test_stacked_windows_are_those_of_their_frames_alone():
+    """Against one window at a time, and no frame outside a window reaches its embedding."""
+    model = build_syncnet("stacked", chunk=4).eval()
+    faces, mfcc = clip(11)
+    with torch.no_grad():
+        expected = naive.syncnet_windows(model, faces, mfcc)
+    for found, value in zip(model.embed_clip(faces, mfcc), expected):
+        assert found.shape == (7, 128)
+        assert torch.allclose(found, value, atol=1e-5)
+
+
+def test_twins_learned_the_same_clips_in_the_same_structure():
+    one = SyncNetInfo("small", "grid", 300)
+    assert one.is_twin_of(SyncNetInfo("small", "grid", 900))
+    for other in (("stacked", "grid", 300), ("small", "vox2", 300), ("small", "grid", 300, "valid")):
+        assert not one.is_twin_of(SyncNetInfo(*other))
 
 
 def test_protocols_by_name():

@@ -79,8 +79,10 @@ def test_epoch_visits_every_clip_once(toy_corpus, tmp_path):
     assert sorted(reader.seen) == list(range(24))
 
 
-def test_learns_to_find_the_offset(toy_corpus, tmp_path):
-    scores = train_syncnet(config(toy_corpus, tmp_path, "train.steps=60", "trainer.valid_every=30"))
+@pytest.mark.parametrize("structure", ["small", "stacked"])
+def test_learns_to_find_the_offset(toy_corpus, tmp_path, structure):
+    overrides = [f"syncnet={structure}", "train.steps=60", "trainer.valid_every=30"]
+    scores = train_syncnet(config(toy_corpus, tmp_path, *overrides))
     assert scores["offset_accuracy"] == 1
     assert scores["lse_d"] < scores["lse_d_still"] - 0.2
     assert scores["distance_at_zero"] < scores["distance_delayed"] - 0.2
@@ -88,10 +90,27 @@ def test_learns_to_find_the_offset(toy_corpus, tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
     model, info = load_syncnet(tmp_path / "syncnet.pt")
-    assert (info.corpus, info.steps) == ("toy", 60)
+    assert (info.structure, info.corpus, info.steps, info.split) == (structure, "toy", 60, "train")
     reader = ClipReader(read_manifest(toy_corpus, "test"))
     late = torch.roll(reader.mfcc(0), 4 * 5, 0)
     assert abs(score_clip(model, reader.faces(0), late).offset + 5) <= 1
+
+
+def test_a_judge_can_learn_from_another_split_than_the_experts(toy_corpus, tmp_path):
+    cfg = config(toy_corpus, tmp_path, "experiment=syncnet/stacked", "train.steps=1", "clips.valid=1")
+    seen = Trainer.__init__
+
+    def read(self, cfg, train, valid):
+        assert {clip.split for clip in train.clips} == {"valid"}
+        assert {clip.split for clip in valid.clips} == {"train"}
+        seen(self, cfg, train, valid)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "__init__", read)
+        train_syncnet(cfg)
+    info = load_syncnet(tmp_path / "syncnet.pt")[1]
+    assert (info.structure, info.split) == ("stacked", "valid")
+    assert info.name == "SyncNet (stacked, trained on toy, valid split)"
 
 
 def test_killed_and_resumed_equals_straight(toy_corpus, tmp_path, monkeypatch):
