@@ -80,7 +80,7 @@ def report(cfg: DictConfig, device: torch.device, sections: Sequence[Section]) -
             budget = Budget(cfg.seconds, cfg.repeats)
             with _silent_log():
                 rows += part.measure(budget)
-            _say(f"{budget.spent():.1f} s")
+            _say(f"{budget.spent():.1f} s{', more than it had' if budget.left() < 0 else ''}")
         texts += [f"{section.title}:", table(section.header, rows)]
     return "\n\n".join(texts)
 
