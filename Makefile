@@ -21,7 +21,7 @@ corpus = $(addprefix _,$(filter-out synthetic,$(1)))
 # The sweep of make grid-results: grid (two cores) or grid_gpu.
 RECIPE ?= $(if $(shell command -v nvidia-smi),grid_gpu,grid)
 
-.PHONY: help install demo grid ablation stage1-report grid-results check-results benchmark test test-avx2 lint format clean
+.PHONY: help install demo grid ablation stage1-report grid-results results check-results benchmark test test-avx2 lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ ablation: $(INSTALLED) ## Variants x seeds -> tables 1, 3, 4: DATA=synthetic SEE
 grid-results: $(INSTALLED) ## All runs behind RESULTS.md, then RESULTS.md: make grid-results GRID=folder
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid-results GRID=..."; exit 1; }
 	$(RUN) scripts/pipeline.py pipeline=results 'data.root="$(GRID)"' sweep_recipe=$(RECIPE)
+
+results: $(INSTALLED) ## RESULTS.md again from data/results, without any run
+	$(RUN) scripts/pipeline.py pipeline=results write=true collect=false data.root=GRID
 
 check-results: $(INSTALLED) ## The shipped weights measured again: make check-results GRID=folder
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make check-results GRID=..."; exit 1; }

@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.errors import SyncTalklipError
     from synctalklip.pipeline.plan import plan_phases
     from synctalklip.pipeline.run import run_planned
-    from synctalklip.tables.check_results import compare, read_stated
+    from synctalklip.tables.shipped import compare, read_stated
 
     root = Path(__file__).resolve().parent.parent
     config = OmegaConf.to_container(cfg)

@@ -11,7 +11,7 @@ from synctalklip.cli import entry
 @entry("figures")
 def main(cfg: DictConfig) -> None:
     from synctalklip.tables.figures import draw_figures, write_figures
-    from synctalklip.tables.table import load_run
+    from synctalklip.tables.runs import load_run
 
     drawn = draw_figures(
         [load_run(path) for path in cfg.runs],

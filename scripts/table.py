@@ -10,9 +10,10 @@ from synctalklip.cli import entry
 
 @entry("table")
 def main(cfg: DictConfig) -> None:
-    from synctalklip.tables.published import read_published
+    from synctalklip.tables.blocks import read_published
     from synctalklip.tables.render import write_tables
-    from synctalklip.tables.table import Layout, build_tables, load_run, reader_names
+    from synctalklip.tables.runs import load_run, reader_names
+    from synctalklip.tables.table import Layout, build_tables
 
     runs = [load_run(path) for path in cfg.runs]
     published = read_published(OmegaConf.to_container(cfg.published), reader_names(runs))

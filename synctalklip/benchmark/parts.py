@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from synctalklip.benchmark.timing import Budget, Work, measure
 from synctalklip.device import Precision, choose_precision, describe_device, has_bf16
 from synctalklip.errors import SyncTalklipError
-from synctalklip.tables.markdown import table
+from synctalklip.tables.render import pipe_table
 
 Rows = list[list[str]]
 COMPARISON = ("what", "ours ms", "naive ms", "ratio", "calls")
@@ -81,7 +81,7 @@ def report(cfg: DictConfig, device: torch.device, sections: Sequence[Section]) -
             with _silent_log():
                 rows += part.measure(budget)
             _say(f"{budget.spent():.1f} s{', more than it had' if budget.left() < 0 else ''}")
-        texts += [f"{section.title}:", table(section.header, rows)]
+        texts += [f"{section.title}:", pipe_table(section.header, rows, padded=True)]
     return "\n\n".join(texts)
 
 

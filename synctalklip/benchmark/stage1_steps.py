@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig
-from synctalklip.avsyncnet.model import AVHubert, AVSyncNet
-from synctalklip.avsyncnet.speed import prepare_for_training
+from synctalklip.avsyncnet.model import AVHubert, AVSyncNet, prepare_for_training
 from synctalklip.benchmark.parts import Part, Rows, encoders, precisions
 from synctalklip.benchmark.stage1_parts import clips, shape
 from synctalklip.benchmark.timing import Budget, count_flops, matmul_peak, measure

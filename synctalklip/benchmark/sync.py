@@ -13,9 +13,10 @@ from synctalklip.benchmark import naive
 from synctalklip.benchmark.parts import COMPARISON, Section, comparison, report, sized
 from synctalklip.benchmark.timing import Work
 from synctalklip.cli import CONFIGS
+from synctalklip.data.features import CEPSTRA, STACK
 from synctalklip.device import choose_device
 from synctalklip.syncnet.lse import build_syncnet
-from synctalklip.syncnet.network import COEFFICIENTS, FACE, STEPS_PER_FRAME
+from synctalklip.syncnet.network import FACE
 
 
 def forms(cfg: DictConfig, structure: str, device: torch.device) -> tuple[Work, Work]:
@@ -23,7 +24,7 @@ def forms(cfg: DictConfig, structure: str, device: torch.device) -> tuple[Work, 
     frames = cfg.sync.frames
     generator = torch.Generator().manual_seed(cfg.seed)
     faces = torch.randint(0, 256, (frames, FACE, FACE, 3), generator=generator, dtype=torch.uint8)
-    mfcc = torch.randn(STEPS_PER_FRAME * frames, COEFFICIENTS, generator=generator)
+    mfcc = torch.randn(STACK * frames, CEPSTRA, generator=generator)
     settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / "syncnet" / f"{structure}.yaml"))
     model = build_syncnet(**settings).to(device).eval()
     return partial(model.embed_clip, faces, mfcc), torch.no_grad()(partial(naive.syncnet_windows, model, faces, mfcc))

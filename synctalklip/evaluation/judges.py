@@ -1,5 +1,5 @@
-"""What scores: SyncNets, lip readers, an audio-visual expert, a finder of landmarks. None may have taught the generator
-that it judges.
+"""What scores: SyncNets, lip readers, an audio-visual expert, a finder of landmarks. None may have been an expert
+of the generator that it judges.
 
 Legend: T video frames at 25 Hz.
 """
@@ -20,7 +20,7 @@ from synctalklip.cli import build
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.errors import MetricError
 from synctalklip.evaluation.lips import LipJudge, describe_lips
-from synctalklip.evaluation.methods import Source
+from synctalklip.evaluation.methods import Method
 from synctalklip.metrics.avs import AVExpert
 from synctalklip.metrics.quality import Perceptual, open_lpips
 from synctalklip.syncnet.lse import SyncNetInfo, assert_protocol, load_syncnet
@@ -87,8 +87,8 @@ def reader_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     return found
 
 
-def supervisors(generator: Path) -> set[str]:
-    """SHA-256 of the files that taught a generator: stored in its checkpoint, or of those its run's config names."""
+def experts_of(generator: Path) -> set[str]:
+    """SHA-256 of the experts of a generator: stored in its checkpoint, or of the files that its run's config names."""
     state = checkpoint.load(generator)
     stored = {state.get(key) for key in ("expert_sha256", "syncnet_sha256")} - {None}
     config = generator.parent.parent / "config.yaml"
@@ -102,52 +102,52 @@ def supervisors(generator: Path) -> set[str]:
     return stored | named if not stored or stored & named else stored
 
 
-def taught(generator: Path, judge: str | Path) -> bool:
-    """Whether a judge's file, or the one it was converted from, supervised a generator."""
-    return bool(supervisors(generator) & checkpoint.origins(judge))
+def was_expert(generator: Path, judge: str | Path) -> bool:
+    """Whether a judge's file, or the one it was converted from, was an expert in the training of a generator."""
+    return bool(experts_of(generator) & checkpoint.origins(judge))
 
 
-def describe_judges(cfg: DictConfig, source: Source) -> dict[str, Any]:
+def describe_judges(cfg: DictConfig, method: Method) -> dict[str, Any]:
     """What `summary.json` says about the judges; checks them without loading their weights.
 
     Raises:
-        MetricError: SyncNet or a lip reader supervised the generator.
+        MetricError: SyncNet or a lip reader was an expert of the generator.
         CheckpointError: a file is missing.
     """
     described: dict[str, Any] = {}
     for key in SYNCNETS:
         if cfg[key].path is not None:
-            described[key] = _describe_syncnet(cfg[key], key, source)
+            described[key] = _describe_syncnet(cfg[key], key, method)
     if readers := reader_settings(cfg):
         for column, node in readers.items():
-            _refuse(source, node["path"], f"readers.{column}", "lip reader", f"{column}")
+            _refuse(method, node["path"], f"readers.{column}", "lip reader", f"{column}")
         described["readers"] = {
             column: _entry(node["name"], node["path"]) | {"beam": node["beam"], "decoding": node["decoding"]}
             for column, node in readers.items()
         }
     if cfg.avs.path is not None:
         entry = _entry(cfg.avs.name, cfg.avs.path)
-        if source.kind == "generator" and taught(source.file, cfg.avs.path):
-            entry["name"] += " that supervised this generator"
+        if method.kind == "generator" and was_expert(method.file, cfg.avs.path):
+            entry["name"] += " that was an expert of this generator"
         described["avs"] = entry
     if wants_lips(cfg):
         described["lips"] = describe_lips(cfg.aperture, cfg.detector)
     return described
 
 
-def _describe_syncnet(node: DictConfig, key: str, source: Source) -> dict[str, Any]:
-    _refuse(source, node.path, key, "SyncNet", "LSE")
+def _describe_syncnet(node: DictConfig, key: str, method: Method) -> dict[str, Any]:
+    _refuse(method, node.path, key, "SyncNet", "LSE")
     model, info = load_syncnet(node.path)
     assert_protocol(model, node.protocol)
     entry = _entry(info.name, node.path) | {"ends": model.ends, "protocol": node.protocol}
-    expert = sync_supervisor(source.file) if source.kind == "generator" else None
+    expert = sync_expert_of(method.file) if method.kind == "generator" else None
     if expert is not None and expert.is_twin_of(info):
-        entry["twin"] = f"the {expert.name} that taught it"
+        entry["twin"] = f"its expert {expert.name}"
     return entry
 
 
-def sync_supervisor(generator: Path) -> SyncNetInfo | None:
-    """The SyncNet that taught a generator, as its checkpoint states it, or, where that is silent, its run's config."""
+def sync_expert_of(generator: Path) -> SyncNetInfo | None:
+    """The SyncNet among the experts of a generator, as its checkpoint or else its run's config states it."""
     state = checkpoint.load(generator)
     if state.get("syncnet_info"):
         return SyncNetInfo(**state["syncnet_info"])
@@ -168,12 +168,12 @@ def _digest(path: str) -> str:
     return checkpoint.file_hash(path)
 
 
-def _refuse(source: Source, path: str, key: str, kind: str, score: str) -> None:
+def _refuse(method: Method, path: str, key: str, kind: str, score: str) -> None:
     _digest(path)
-    if source.kind == "generator" and taught(source.file, path):
+    if method.kind == "generator" and was_expert(method.file, path):
         raise MetricError(
-            f"{key}.path={path} supervised {source.file}: its {score} would flatter the generator; give a {kind} that "
-            "was trained apart"
+            f"{key}.path={path} was an expert of {method.file}: its {score} would flatter the generator; give a "
+            f"{kind} that was trained apart"
         )
 
 

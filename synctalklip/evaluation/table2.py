@@ -14,25 +14,17 @@ import torch
 
 from synctalklip.avsyncnet.decode import Generation, build_search
 from synctalklip.avsyncnet.expert import Expert, load_expert
-from synctalklip.avsyncnet.measures import alignment_counts
 from synctalklip.checkpoint import file_hash, write_atomically
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import SyncTalklipError
+from synctalklip.metrics.avs import alignment_counts
 from synctalklip.metrics.intelligibility import word_counts
 from synctalklip.metrics.statistics import Parts
-from synctalklip.tables.differences import difference_table
-from synctalklip.tables.render import Column, Row, Table, write_tables
-from synctalklip.tables.table import best_of, score
+from synctalklip.tables.columns import TABLE_2
+from synctalklip.tables.render import Row, Table, write_tables
+from synctalklip.tables.table import best_of, difference_table, score
 
-# Column of a clip's counts, what it is divided by, how it is printed.
-COLUMNS = (
-    ("errors", "words", Column("WER", False, 1, percent=True)),
-    ("aligned0", "pairs", Column("alignment, same frame", True, 1, percent=True)),
-    ("aligned1", "pairs", Column("alignment, within 1 frame", True, 1, percent=True)),
-    ("paired_sum", "pairs", Column("L1 paired", False, 3)),
-    ("unpaired_sum", "unpaired_pairs", Column("L1 unpaired", True, 3)),
-)
 EDITS = ("substitutions", "deletions", "insertions")
 
 
@@ -101,11 +93,12 @@ def tables(
     """
     counts = {name: _arrays(result["clips"]) for name, result in results.items()}
     parts = {
-        name: [Parts.of(found[key], found[weight]) for key, weight, _ in COLUMNS] for name, found in counts.items()
+        name: [Parts.of(found[metric.value], found[metric.weight]) for metric in TABLE_2]
+        for name, found in counts.items()
     }
     cells = [[score(one, samples, seed) for one in scored] for scored in parts.values()]
-    for index, (_, _, column) in enumerate(COLUMNS):
-        for row in best_of([scored[index].value for scored in cells], column.higher_is_better):
+    for index, metric in enumerate(TABLE_2):
+        for row in best_of([scored[index].value for scored in cells], metric.higher_is_better):
             cells[row][index] = replace(cells[row][index], bold=True)
     rows = tuple(
         Row(name, (" / ".join(str(int(found[key].sum())) for key in EDITS),), tuple(scored))
@@ -119,10 +112,10 @@ def tables(
         f"Brackets: 95 % intervals from {samples} bootstrap resamples of the clips. Bold: best model.",
         *(f"{name}: {result['checkpoint']} ({result['sha256'][:8]})." for name, result in results.items()),
     ]
-    columns = tuple(column for _, _, column in COLUMNS)
+    columns = tuple(metric.column() for metric in TABLE_2)
     made = [Table("", "model", ("S / D / I",), columns, (("", rows),), tuple(notes))]
     if len(results) > 1:
-        signed = [replace(column, signed=True) for column in columns]
+        signed = [metric.column(signed=True) for metric in TABLE_2]
         made.append(difference_table({"": parts}, signed, first, permutations, samples, seed))
     return made
 

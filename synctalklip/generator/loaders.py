@@ -9,10 +9,11 @@ from torch.utils.data import DataLoader
 
 from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.clips import ClipReader
+from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.data.manifest import Clip, read_manifest
-from synctalklip.data.windows import ImageBudget, WindowConfig, WindowDataset, collate
+from synctalklip.data.window_sampling import ImageBudget, WindowConfig
+from synctalklip.data.windows import WindowDataset, collate
 from synctalklip.errors import SyncTalklipError
-from synctalklip.syncnet.network import FRAMES
 
 
 class StageTwoData:
@@ -28,7 +29,7 @@ class StageTwoData:
         self.options, self.seed = config["trainer"], config["seed"]
         self.rank, self.processes = rank, processes
         path = config["expert"]["path"]
-        reads, hears = (config["loss"][name] != 0 for name in ("lambda_lip", "lambda_sync"))
+        reads, syncs = (config["loss"][name] != 0 for name in ("lambda_lip", "lambda_sync"))
         windows = WindowConfig.from_config(config["windows"])
         if reads and expert.tokenizer is None:
             raise SyncTalklipError(f"{path}: holds no tokenizer, so it cannot read lips; set loss.lambda_lip=0")
@@ -36,7 +37,7 @@ class StageTwoData:
         for split, limit in (("train", None), ("valid", self.options["valid_clips"])):
             clips = read_manifest(config["data"]["prepared"], split)[:limit]
             _assert_roi_mode(clips, expert.roi_mode, path)
-            if hears:
+            if syncs:
                 _assert_windows_fit_syncnet(clips, windows)
             # Without transcripts a corpus can still train every other term.
             self.sets[split] = WindowDataset(
@@ -45,13 +46,13 @@ class StageTwoData:
                 expert.tokenizer if reads else None,
                 self.seed,
                 train=split == "train",
-                sound=hears,
+                sound=syncs,
             )
 
     def key(self) -> str:
         """Digest of what the batches depend on: seed, budget, windows, clips."""
         data = self.sets["train"]
-        facts = [self.seed, self.options["images"], data.config, *((c.id, c.frames) for c in data.reader.clips)]
+        facts = [self.seed, self.options["batch_size"], data.config, *((c.id, c.frames) for c in data.reader.clips)]
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def loader(self, split: str, skip: int = 0) -> DataLoader:
@@ -65,7 +66,7 @@ class StageTwoData:
         batches = ImageBudget(
             data.images(),
             [clip.frames for clip in data.reader.clips],
-            self.options["images"],
+            self.options["batch_size"],
             self.seed,
             shuffle=train,
             skip=skip,
@@ -85,13 +86,15 @@ class StageTwoData:
 
 
 def _assert_windows_fit_syncnet(clips: list[Clip], windows: WindowConfig) -> None:
-    if windows.frames != FRAMES:
-        raise SyncTalklipError(f"windows.frames is {windows.frames}; loss.lambda_sync needs {FRAMES}, as SyncNet sees")
-    short = [clip for clip in clips if clip.frames < FRAMES]
+    if windows.frames != SYNC_FRAMES:
+        raise SyncTalklipError(
+            f"windows.frames is {windows.frames}; loss.lambda_sync needs {SYNC_FRAMES}, as SyncNet sees"
+        )
+    short = [clip for clip in clips if clip.frames < SYNC_FRAMES]
     if short:
         raise SyncTalklipError(
-            f"{short[0].root}: clip '{short[0].id}' has {short[0].frames} frames, loss.lambda_sync needs {FRAMES}; "
-            "prepare again with min_frames=5 or more"
+            f"{short[0].root}: clip '{short[0].id}' has {short[0].frames} frames, loss.lambda_sync needs "
+            f"{SYNC_FRAMES}; prepare again with min_frames={SYNC_FRAMES} or more"
         )
 
 

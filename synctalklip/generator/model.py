@@ -1,4 +1,4 @@
-"""The talking-face generator: an AV-HuBERT audio encoder before the U-Net (facts parts 2.1 and 2.2).
+"""The talking-face generator: an AV-HuBERT audio encoder before the U-Net (paper section 3.3).
 
 State-dict names are those of the public TalkLip and SyncTalkLip files: the U-Net's own names at the top level,
 the encoder under `audio_encoder.w2v_model.`.
@@ -170,8 +170,8 @@ def save_generator(
         path: `generator.pt`.
         generator: what is written.
         step: updates so far.
-        expert_sha256: of the file of its supervisor, which must not be its judge too.
-        syncnet_sha256: of the file of the SyncNet that supervised it, if one did; the same holds for it.
+        expert_sha256: of the file of its expert, which must not be its judge too.
+        syncnet_sha256: of the file of the SyncNet that was an expert too, if one was; the same holds for it.
         syncnet_info: its structure and training clips, so that tables can mark a judge of the same kind.
     """
     checkpoint.save(

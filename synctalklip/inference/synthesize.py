@@ -25,12 +25,11 @@ from synctalklip.data.detectors import FaceDetector
 from synctalklip.data.geometry import FACE_SIZE, FaceError, crop_face, geometry, paste_face
 from synctalklip.data.tracking import track_face
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.fused import Painter, TalkingFace
+from synctalklip.generator.fused import FusedGenerator, TalkingFace
 from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
 from synctalklip.generator.unet import UPPER_ROWS
-from synctalklip.inference.options import Options, make_statement, sidecar_of
-from synctalklip.inference.playback import Playback
-from synctalklip.inference.report import Report
+from synctalklip.inference.options import Options, Report, make_statement, sidecar_of
+from synctalklip.inference.ping_pong import PingPongReader
 from synctalklip.inference.timeline import (
     SAMPLE_RATE,
     PlannedFrame,
@@ -105,12 +104,12 @@ def synthesize(
     tracked = watch.total()
 
     plan = list(frame_plan(faces.total, len(wave), fps, options.tail, Fraction(options.audio_offset_ms) / 1000))
-    playback = Playback(video, fps, faces.total, options.buffer_mb * 2**20)
+    source = PingPongReader(video, fps, faces.total, options.buffer_mb * 2**20)
     speech = SpeechEmbeddings(
         model.encode_speech, wave, options.speech_chunk, options.speech_context, options.sampling, device
     )
-    painter = Painter(model, options.precision, device)
-    frames = paint(painter, speech, zip(plan, watch.watch(playback.play(), "decode")), faces, options, watch)
+    fused = FusedGenerator(model, options.precision, device)
+    frames = paint(fused, speech, zip(plan, watch.watch(source.read(), "decode")), faces, options, watch)
     statement = make_statement(video, audio, checkpoint, options)
     size = write(output, progress(frames, len(plan), "painting", options), fps, audio, options, statement, watch)
 
@@ -124,7 +123,7 @@ def synthesize(
         painted=painted,
         faces_missing=spoken - painted,
         speech_seconds=len(wave) / SAMPLE_RATE,
-        precision=painter.precision.name,
+        precision=fused.precision.name,
         seconds_tracking=tracked,
         seconds_painting=watch.total() - tracked,
         seconds_by_phase=watch.seconds(),
@@ -181,7 +180,7 @@ def identity_frame(rule: str | int, landmarks: np.ndarray, painted: np.ndarray) 
 
 
 def paint(
-    painter: Painter,
+    fused: FusedGenerator,
     speech: SpeechEmbeddings,
     frames: Iterable[tuple[PlannedFrame, np.ndarray]],
     faces: FacePlan,
@@ -207,7 +206,7 @@ def paint(
             with watch.phase("speech"):
                 embeddings = speech([batch[place][0].time for place in chosen])
             with watch.phase("network"):
-                painted = painter(crops, faces.identity, embeddings)
+                painted = fused(crops, faces.identity, embeddings)
             with watch.phase("paste"):
                 for place, box, lower in zip(chosen, boxes, painted):
                     pixels[place] = paste_lower(pixels[place], box, lower, options)

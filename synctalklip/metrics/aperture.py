@@ -1,4 +1,4 @@
-"""Lips against lips, from landmarks: a judge that no network taught.
+"""Lips against lips, from landmarks: a judge without a network.
 
 A SyncNet or an audio-visual expert scores what it has learned, and a generator that was trained by its like can please
 it without moving the lips as people do. The opening between the lips is geometry: here it is compared with that of a

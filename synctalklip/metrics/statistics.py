@@ -4,13 +4,16 @@ Legend: R runs of one method (its seeds), N clips.
 """
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 LEVEL = 0.95
-_AT_ONCE = 500  # permutations whose signs are held in memory together
+DECIMALS = 12  # differences that agree in so many are equal: sums in another order differ in the last bits
+_PLACES = 1_000_000  # of drawn clips that are held in memory together
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Parts:
         """Mean over the runs."""
         return float(self.values.mean())
 
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """Mean over the runs of a corpus of other clips: places (...,N) -> (...); NaN where none of them counts."""
+        return (self.numerator[:, places].sum(-1) / self.denominator[:, places].sum(-1)).mean(0)
+
     @property
     def spread(self) -> float:
         """Standard deviation (n - 1) over the runs; NaN for one run or a value that is not finite."""
@@ -53,20 +60,33 @@ class Parts:
         return float(values.std(ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
 
 
-def _draws(clips: int, samples: int, seed: int) -> np.ndarray:
-    """How often each clip is drawn, (samples,N)."""
-    return np.random.default_rng(seed).multinomial(clips, np.full(clips, 1 / clips), size=samples).astype(np.float64)
+def _interval(
+    statistic: Callable[[np.ndarray], np.ndarray], clips: int, samples: int, seed: int
+) -> tuple[float, float]:
+    """Ends of the percentile interval (Efron 1979) of a statistic over resampled clips.
 
-
-def _resampled(parts: Parts, samples: int, seed: int) -> np.ndarray:
-    """The mean over runs for each resampled corpus, (samples,); the same clips for every run."""
-    draws = _draws(parts.numerator.shape[1], samples, seed)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return ((draws @ parts.numerator.T) / (draws @ parts.denominator.T)).mean(1)
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
+    Args:
+        statistic: places of clips (...,N) -> its values (...).
+        clips: N.
+        samples: number of resampled corpora; the ends are NaN for 0.
+        seed: the same seed draws the same clips for every statistic.
+    """
+    if samples < 1:
+        return math.nan, math.nan
+    # A resample may hold no clip that counts; scipy would warn of each.
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        if clips < 2:
+            return (float(statistic(np.arange(clips))),) * 2
+        drawn = stats.bootstrap(
+            (np.arange(clips),),
+            lambda places, axis: statistic(places),
+            n_resamples=samples,
+            batch=max(1, _PLACES // clips),
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    finite = drawn[np.isfinite(drawn)]
     if len(finite) == 0:
         return math.nan, math.nan
     low, high = np.percentile(finite, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
@@ -74,7 +94,7 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def bootstrap(parts: Parts, samples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean over runs, clips resampled with replacement (Efron 1979).
+    """95 % percentile interval of the mean over runs, clips resampled with replacement (`scipy.stats.bootstrap`).
 
     Args:
         parts: of one method and column.
@@ -84,7 +104,7 @@ def bootstrap(parts: Parts, samples: int, seed: int) -> tuple[float, float]:
     Returns:
         Lower and upper end; NaN when nothing can be computed.
     """
-    return _interval(_resampled(parts, samples, seed))
+    return _interval(parts.at, parts.numerator.shape[1], samples, seed)
 
 
 def in_common(ours: Parts, theirs: Parts) -> tuple[Parts, Parts]:
@@ -101,12 +121,12 @@ def paired_difference(ours: Parts, theirs: Parts, samples: int, seed: int) -> tu
         Difference, lower end, upper end; NaN without a common clip.
     """
     ours, theirs = in_common(ours, theirs)
-    spread = _resampled(ours, samples, seed) - _resampled(theirs, samples, seed)
-    return ours.mean - theirs.mean, *_interval(spread)
+    ends = _interval(lambda places: ours.at(places) - theirs.at(places), ours.numerator.shape[1], samples, seed)
+    return ours.mean - theirs.mean, *ends
 
 
 def permutation_test(ours: Parts, theirs: Parts, permutations: int, seed: int) -> float:
-    """Two-sided p value of a paired randomisation test (Fisher 1935; Noreen 1989).
+    """Two-sided p value of a paired randomisation test (Fisher 1935; Noreen 1989), `scipy.stats.permutation_test`.
 
     Under the null hypothesis the two methods' results of a clip could be exchanged. Each permutation exchanges
     those of a random half of the clips; where every clip has weight one this flips the signs of the differences.
@@ -118,31 +138,37 @@ def permutation_test(ours: Parts, theirs: Parts, permutations: int, seed: int) -
         seed: of the exchanges.
 
     Returns:
-        Share of exchanges whose difference is at least as large; NaN without a common clip.
+        Share of exchanges whose difference is at least as large; of random ones (reached + 1) / (total + 1), so that
+        it is never 0. NaN without a common clip or a permutation.
     """
     ours, theirs = in_common(ours, theirs)
     counted = ours.denominator.sum(0) > 0
-    if not counted.any():
+    clips = int(counted.sum())
+    if not clips or permutations < 1:
         return math.nan
-    a, b, c, d = (
-        part[:, counted].mean(0) for one in (ours, theirs) for part in (one.numerator, one.denominator)
-    )  # fmt: skip
-    observed = abs(a.sum() / b.sum() - c.sum() / d.sum())
-    clips = len(a)
-    exact = 2.0**clips <= permutations
-    total = 2**clips if exact else permutations
-    rng = np.random.default_rng(seed)
-    reached = 0
-    for start in range(0, total, _AT_ONCE):
-        count = min(_AT_ONCE, total - start)
-        if exact:
-            swap = (np.arange(start, start + count)[:, None] >> np.arange(clips)) & 1
-        else:
-            swap = rng.integers(0, 2, (count, clips), dtype=np.int8)
-        up, down = swap @ (c - a), swap @ (d - b)
-        difference = (a.sum() + up) / (b.sum() + down) - (c.sum() - up) / (d.sum() - down)
-        reached += int((np.abs(difference) >= observed * (1 - 1e-9) - 1e-12).sum())
-    return reached / total if exact else (reached + 1) / (total + 1)
+    # One row of 2 N places: the results of `ours`, then those of `theirs`. What is exchanged are places.
+    numerator, denominator = (
+        np.concatenate([getattr(one, name)[:, counted].mean(0) for one in (ours, theirs)])
+        for name in ("numerator", "denominator")
+    )
+
+    def difference(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+        a, b = (numerator[places].sum(axis) / denominator[places].sum(axis) for places in (one, other))
+        return np.abs(a - b).round(DECIMALS)
+
+    if clips == 1:  # scipy asks for two; both exchanges of one clip are as large
+        return 1.0
+    found = stats.permutation_test(
+        (np.arange(clips), np.arange(clips, 2 * clips)),
+        difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=permutations,
+        batch=max(1, _PLACES // clips),
+        alternative="greater",  # of a size, which makes it two-sided
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
 from synctalklip.pipeline.phases import Phase
-from synctalklip.tables.paper_claims import Claim, claims_table
+from synctalklip.tables.claims import Claim, claims_table
 from synctalklip.tables.runs import load_run
 
 REFERENCES = ("ground_truth", "still_mouth")

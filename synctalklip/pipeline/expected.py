@@ -41,7 +41,7 @@ def probe_seconds(device: torch.device) -> float:
 
 
 def seconds_left(
-    config: Mapping[str, Any], plan: Sequence[Planned], root: Path, ratio: float
+    config: Mapping[str, Any], plan: Sequence[Planned], root: Path, ratios: Mapping[str, float]
 ) -> dict[str, float | None]:
     """Seconds that each phase will take which is not finished; None where that is not known.
 
@@ -49,25 +49,25 @@ def seconds_left(
         config: the composed pipeline in plain containers.
         plan: its phases.
         root: folder that the folders of phases start at.
-        ratio: how many times as long as on the reference machine a computation takes here.
+        ratios: how many times as long as on the reference machine a computation takes here, by device of phases.
     """
     known = {} if config["fresh"] else read_state(root / config["run"]["dir"] / "state.json")
     done = finished_phases(
         known, {phase.name: phase.command for phase in plan}, {phase.name: phase.needs for phase in plan}
     )
-    return {phase.name: _seconds(phase, config, root, ratio) for phase in plan if phase.name not in done}
+    return {phase.name: _seconds(phase, config, root, ratios) for phase in plan if phase.name not in done}
 
 
-def _seconds(phase: Planned, config: Mapping[str, Any], root: Path, ratio: float) -> float | None:
+def _seconds(phase: Planned, config: Mapping[str, Any], root: Path, ratios: Mapping[str, float]) -> float | None:
     if phase.script == "pipeline":
-        return _pipeline_seconds(phase, root, ratio)
+        return _pipeline_seconds(phase, root, ratios)
     if phase.seconds is None:
         return None
     least = config["reference"]["least"] if phase.least is None else phase.least
-    return max(least, ratio) * phase.seconds
+    return max(least, ratios[phase.device]) * phase.seconds
 
 
-def _pipeline_seconds(phase: Planned, root: Path, ratio: float) -> float | None:
+def _pipeline_seconds(phase: Planned, root: Path, ratios: Mapping[str, float]) -> float | None:
     """Seconds from start to end of a phase that is a pipeline itself."""
     overrides = [*phase.overrides, f"run.dir={as_override(phase.folder)}"]
     if GlobalHydra.instance().is_initialized():
@@ -77,7 +77,7 @@ def _pipeline_seconds(phase: Planned, root: Path, ratio: float) -> float | None:
             composed = compose("pipeline", overrides)
     config: Any = OmegaConf.to_container(composed, resolve=True)
     plan = plan_phases(config)
-    return seconds_in_all(seconds_left(config, plan, root, ratio), plan, config["at_once"])
+    return seconds_in_all(seconds_left(config, plan, root, ratios), plan, config["at_once"])
 
 
 def seconds_in_all(left: Mapping[str, float | None], plan: Sequence[Planned], at_once: int) -> float | None:
@@ -99,13 +99,18 @@ def expectations(config: Mapping[str, Any], plan: Sequence[Planned], root: Path)
     Returns:
         Seconds by phase, as far as they are known, and the same for a reader.
     """
-    reference, device = config["reference"], choose_device(config["device"])
-    probe, precision = probe_seconds(device), choose_precision("auto", device).name
-    ratio = probe / reference["probe"]
-    left = seconds_left(config, plan, root, ratio)
+    reference = config["reference"]
+    devices = {name: choose_device(name) for name in ("cpu", config["device"])}
+    probes = {device: probe_seconds(device) for device in dict.fromkeys(devices.values())}
+    ratios = {name: probes[device] / reference["probe"] for name, device in devices.items()}
+    left = seconds_left(config, plan, root, {"auto": ratios[config["device"]]} | ratios)
+    took = ", ".join(
+        f"{1000 * seconds:.0f} ms on {describe_device(device)} in {choose_precision('auto', device).name}"
+        for device, seconds in probes.items()
+    )
     lines = [
-        f"{name_machine()} ({describe_device(device)}, {precision}): {1000 * probe:.0f} ms for the probe, "
-        f"{1000 * reference['probe']:.0f} ms on the reference machine ({reference['machine']}); expected:"
+        f"{name_machine()}. Probe: {took}; {1000 * reference['probe']:.0f} ms on the reference machine, "
+        f"{reference['machine']}. Expected:"
     ]
     width = max(len(phase.name) for phase in plan)
     lines += [f"  {phase.name:{width}}  {_told(left[phase.name]) if phase.name in left else 'done'}" for phase in plan]

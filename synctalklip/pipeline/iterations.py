@@ -9,6 +9,8 @@ from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
 from synctalklip.pipeline.phases import Phase
 from synctalklip.pipeline.report import read_curves
+from synctalklip.tables.pages import MASKED_ACCURACY
+from synctalklip.tables.render import pipe_table
 
 BEST = "checkpoints/checkpoint_best.pt"
 ACCURACY = "valid/masked_accuracy"
@@ -84,8 +86,8 @@ def write_table(config: Mapping[str, Any], phases: Sequence[Phase], root: Path) 
     return text
 
 
-def iteration_table(out: str | Path, phases: Sequence[Phase]) -> str:
-    """What each iteration learned, as Markdown.
+def iteration_rows(out: str | Path, phases: Sequence[Phase]) -> list[dict[str, str]]:
+    """What each iteration learned, as printed.
 
     Args:
         out: folder of the whole.
@@ -96,21 +98,20 @@ def iteration_table(out: str | Path, phases: Sequence[Phase]) -> str:
     """
     out = Path(out)
     seconds = {phase.name: phase.seconds for phase in phases}
-    lines = [
-        "| iteration | clusters | perplexity | largest % | updates | masked accuracy %: first | last | seconds |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    rows = []
     for number in range(1, len(phases) // 2 + 1):
         clustering, training = names(number)
         found = json.loads((out / clustering / "clusters.json").read_text())
         curve = read_curves(out / training / "tensorboard", [ACCURACY])[0]
-        total = seconds[clustering] + seconds[training]
-        lines.append(
-            f"| {number} | {found['clusters']} | {found['perplexity']:.1f} | {100 * found['largest']:.1f} "
-            f"| {curve.steps[-1]} | {100 * curve.values[0]:.1f} | {100 * curve.values[-1]:.1f} | {total:.0f} |"
-        )
-    note = (
-        "Masked accuracy: clusters of hidden frames named rightly, on validation clips, after the first epoch and at "
-        "the end. Naming always the largest cluster would reach its share."
-    )
-    return "\n".join([*lines, "", note, ""])
+        row = {"iteration": str(number), "clusters": str(found["clusters"]), "perplexity": f"{found['perplexity']:.1f}"}
+        row |= {"largest_%": f"{100 * found['largest']:.1f}", "updates": str(curve.steps[-1])}
+        row |= {"first_accuracy_%": f"{100 * curve.values[0]:.1f}", "last_accuracy_%": f"{100 * curve.values[-1]:.1f}"}
+        rows.append(row | {"seconds": f"{seconds[clustering] + seconds[training]:.0f}"})
+    return rows
+
+
+def iteration_table(out: str | Path, phases: Sequence[Phase]) -> str:
+    """`iteration_rows` as Markdown."""
+    rows = iteration_rows(out, phases)
+    table = pipe_table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
+    return f"{table}\n\n{MASKED_ACCURACY}\n"

@@ -25,6 +25,7 @@ class Planned:
         needs: phases that it reads from.
         seconds: how long it takes on the reference machine; None where that is not known.
         least: share of `seconds` below which it is not expected on any machine; None for that of the pipeline.
+        device: "cpu" where it computes there on every machine, else "auto".
         leaves: its last file, in its folder; None where none is named.
     """
 
@@ -34,6 +35,7 @@ class Planned:
     needs: tuple[str, ...]
     seconds: float | None = None
     least: float | None = None
+    device: str = "auto"
     leaves: str | None = None
 
     @property
@@ -138,7 +140,7 @@ def _planned(name: str, entry: Mapping[str, Any], needs: Sequence[str], config: 
             raise SyncTalklipError(f"phases.{name}.shared: there are no arguments {group!r} in shared")
         args |= config["shared"][group]
     args |= {"run.name": entry.get("run", f"{config['run']['name']}/{name}"), **entry.get("args", {})}
-    rest = {key: entry.get(key) for key in ("seconds", "least", "leaves")}
+    rest = {key: entry[key] for key in ("seconds", "least", "device", "leaves") if key in entry}
     return Planned(name, entry["script"], args, tuple(needs), **rest)
 
 

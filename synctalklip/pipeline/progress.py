@@ -13,15 +13,17 @@ from tqdm import tqdm
 TAIL_LINES = 20
 _TAIL_BYTES = 8192
 _HEAD_BYTES = 200_000
+_BAR_LENGTH = 300  # a bar says how far it is at its beginning
 
 # The last state of a tqdm bar, or of a line of `Line.plain`: 45%|████▌     | 120/304 [00:10<01:20,  2.10clip/s, loss=1]
 _BAR = re.compile(
     r"(?P<name>[^%|]*?):?\s*(?P<percent>\d+)%(?:\|[^|]*\|)?(?:\s+(?P<counts>\S+/\S+))?\s+"
     r"\[[\d:]+<(?P<left>[\d:?]+)(?:,\s*(?P<rate>[^,\]]+))?"
 )
-# fairseq says how many updates it made now and then, and how many it will make at its start.
+# fairseq says now and then how many updates it made; `avsyncnet.launch.plan_updates` says first how many there will be.
 _UPDATES = re.compile(r"num_updates[=\s]+(\d+)")
-_ALL_UPDATES = re.compile(rb"'max_update': (\d+)")
+_LOGGED = re.compile(r"^(\[[^\]]*\])+ - ")  # time, module and level of a log
+_ALL_UPDATES = re.compile(rb"(\d+) updates of up to \d+ frames")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class LogReader:
             text = stream.read().decode("utf-8", errors="replace")
         states = [state.strip() for state in re.split(r"[\r\n]+", text) if state.strip()]
         for state in reversed(states):
-            bar = _BAR.search(state)
+            bar = _BAR.search(state[:_BAR_LENGTH])
             if bar and int(bar["percent"]) < 100:
                 words = [bar["name"].strip(), bar["counts"], (bar["rate"] or "").strip()]
                 return Progress(int(bar["percent"]) / 100, _seconds(bar["left"]), ", ".join(filter(None, words)))
@@ -64,7 +66,7 @@ class LogReader:
                 return self._fairseq(int(updates[1]), time.monotonic())
             if bar:
                 break
-        return Progress(doing=states[-1][:80] if states else "")
+        return Progress(doing=_LOGGED.sub("", states[-1])[:80] if states else "")
 
     def _count_all(self) -> int | None:
         if self._all_updates is None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
 from synctalklip.pipeline.phases import Phase, elapsed
+from synctalklip.tables.render import pipe_table
 
 
 class Curve(NamedTuple):
@@ -129,11 +130,11 @@ def write_report(directory: str | Path, phases: Sequence[Phase], content: Mappin
     if content["strips"]:
         lines += ["", "## Frames", ""]
         lines += [f"![{path.stem}]({link})\n" for path, link in _found(content["strips"], root, directory)]
-    lines += ["", "## Curves", "", f"![curves]({curves.name})", "", *_curve_table(runs)]
+    lines += ["", "## Curves", "", f"![curves]({curves.name})", "", _curve_table(runs)]
     if content["videos"]:
         lines += ["", "## Videos", ""]
         lines += [f"- [{link}]({link})" for _, link in _found(content["videos"], root, directory)]
-    lines += ["", "## Seconds per phase", "", *_phase_table(phases)]
+    lines += ["", "## Seconds per phase", "", _phase_table(phases)]
     lines += ["", "## Machine", ""]
     lines += [f"- {name}: {value}" for name, value in describe_machine().items()]
     report = directory / "report.md"
@@ -157,19 +158,16 @@ def _absolute_glob(pattern: str) -> list[Path]:
     return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
-def _curve_table(runs: Mapping[str, Sequence[Curve]]) -> list[str]:
-    lines = ["| run | curve | steps | first | last | lowest | highest |", "|---|---|---:|---:|---:|---:|---:|"]
+def _curve_table(runs: Mapping[str, Sequence[Curve]]) -> str:
+    rows = []
     for title, curves in runs.items():
         for curve in curves:
-            first, last = curve.values[0], curve.values[-1]
-            low, high = min(curve.values), max(curve.values)
-            lines.append(
-                f"| {title} | {curve.name} | {curve.steps[-1]} | {first:.4g} | {last:.4g} | {low:.4g} | {high:.4g} |"
-            )
-    return lines
+            values = (curve.values[0], curve.values[-1], min(curve.values), max(curve.values))
+            rows.append([title, curve.name, str(curve.steps[-1]), *(f"{value:.4g}" for value in values)])
+    return pipe_table(["run", "curve", "steps", "first", "last", "lowest", "highest"], rows)
 
 
-def _phase_table(phases: Sequence[Phase]) -> list[str]:
-    lines = ["| phase | seconds | command |", "|---|---:|---|"]
-    lines += [f"| {phase.name} | {phase.seconds:.0f} | `python {phase.command}` |" for phase in phases]
-    return [*lines, f"| from start to end | {elapsed(phases):.0f} | some phases ran side by side |"]
+def _phase_table(phases: Sequence[Phase]) -> str:
+    rows = [[phase.name, f"{phase.seconds:.0f}", f"`python {phase.command}`"] for phase in phases]
+    rows.append(["from start to end", f"{elapsed(phases):.0f}", "some phases ran side by side"])
+    return pipe_table(["phase", "seconds", "command"], rows)

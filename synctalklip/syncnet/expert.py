@@ -1,4 +1,4 @@
-"""Wav2Lip's supervision: a frozen SyncNet that says whether painted windows fit their sound.
+"""Wav2Lip's expert: a frozen SyncNet that says whether painted windows fit their sound.
 
 Legend: N painted frames, W windows of 5 of them, E embedding.
 """
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from synctalklip.checkpoint import file_hash
+from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.syncnet.lse import load_syncnet
-from synctalklip.syncnet.network import FRAMES
 
 
 class SyncExpert(nn.Module):
@@ -18,7 +18,7 @@ class SyncExpert(nn.Module):
 
     Args:
         path: `syncnet.pt` of scripts/train_syncnet.py, or the public `syncnet_v2.model`. The LSE columns of a table
-            must come from another file: a judge that taught would flatter its pupil.
+            must come from another file: an expert would flatter the generator that it trained.
 
     Attributes:
         sha256: of the file.
@@ -47,7 +47,7 @@ class SyncExpert(nn.Module):
         """
         # SyncNet reads stored pictures: values 0..255, channels last.
         pixels = self.syncnet.pixels((faces.float() * 255).permute(0, 2, 3, 1))
-        windows = pixels.unflatten(1, (-1, FRAMES)).transpose(0, 1)
+        windows = pixels.unflatten(1, (-1, SYNC_FRAMES)).transpose(0, 1)
         with torch.no_grad():
             audio = self.syncnet.embed_audio(sound.unsqueeze(1).float())
         return self.syncnet.embed_video(windows), audio

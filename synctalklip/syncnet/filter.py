@@ -22,7 +22,7 @@ from synctalklip.data.manifest import Clip, Rejected, read_manifest, write_jsonl
 from synctalklip.device import choose_device
 from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.syncnet.lse import LSE, load_syncnet, score_clip
-from synctalklip.tables.markdown import table
+from synctalklip.tables.render import pipe_table
 
 SAMPLES = media.SAMPLE_RATE // media.FPS
 KEPT, CORRECTED, REJECTED = OUTCOMES = "kept", "corrected", "rejected"
@@ -185,14 +185,14 @@ def report(verdicts: Sequence[Verdict], applied: bool) -> str:
     parts = [
         "# Sync of a corpus",
         "" if applied else "Measured only; nothing was changed.\n",
-        table(["split", *OUTCOMES], outcomes),
+        pipe_table(["split", *OUTCOMES], outcomes, padded=True),
         "",
-        table(["offset, frames", *(f"{split} {side}" for split, side in sides)], offsets),
+        pipe_table(["offset, frames", *(f"{split} {side}" for split, side in sides)], offsets, padded=True),
         "",
         "Clips at each offset; a negative one is a sound that comes late.",
     ]
     if causes:
-        parts += ["", table(["rejected for", *splits], causes), ""]
+        parts += ["", pipe_table(["rejected for", *splits], causes, padded=True), ""]
     parts += [f"- {verdict.id}: {verdict.reason}" for verdict in verdicts if verdict.outcome == REJECTED]
     return "\n".join(parts) + "\n"
 

@@ -1,10 +1,11 @@
-"""The columns of a result table: what each is called, how it is summed, who judged it."""
+"""The columns of result tables: what each is called, how it is summed, who judged it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from synctalklip.errors import MetricError
+from synctalklip.tables.render import Column
 
 OWN, CROSS, SILENT = "reconstruction", "cross", "silent"
 
@@ -26,6 +27,7 @@ class Metric:
         judge: entry of `summary.json` that says who judged, such as `syncnet` or `readers.WER1`.
         settings: evaluation settings in which it means what its heading says.
         note: how it is measured, for the footnote.
+        standard: among the columns of a layout that names none.
     """
 
     key: str
@@ -39,10 +41,16 @@ class Metric:
     percent: bool = False
     judge: str | None = None
     settings: tuple[str, ...] = (OWN,)
+    standard: bool = True
+
+    def column(self, signed: bool = False) -> Column:
+        """How it is printed; `signed` for differences."""
+        return Column(self.label, self.higher_is_better, self.digits, self.percent, signed, self.key)
 
 
-def _picture(key: str, label: str, region: str, digits: int) -> Metric:
-    return Metric(key, label, True, key, f"{region}, in float, mean over frames", weight="frames", digits=digits)
+def _picture(key: str, label: str, region: str, digits: int, standard: bool = True) -> Metric:
+    note = f"{region}, in float, mean over frames"
+    return Metric(key, label, True, key, note, weight="frames", digits=digits, standard=standard)
 
 
 def _sync(key: str, label: str, higher: bool, note: str, **options: Any) -> Metric:
@@ -55,7 +63,8 @@ def _expert(key: str, label: str, note: str, settings: tuple[str, ...] = (OWN,))
 
 METRICS = (
     _picture("psnr_face", "PSNR face", "face box", 2),
-    _picture("psnr_lower", "PSNR lower", "lower half of the face box", 2),
+    # Where the upper half is pasted this is PSNR face minus 10 log10(2) = 3.01 dB, and tells nothing more.
+    _picture("psnr_lower", "PSNR lower", "lower half of the face box", 2, standard=False),
     _picture("psnr_frame", "PSNR frame", "full frame", 2),
     _picture("ssim_face", "SSIM face", "face box", 3),
     _picture("ssim_lower", "SSIM lower", "lower half of the face box", 3),
@@ -78,6 +87,28 @@ METRICS = (
         weight="open_counted", kind="rate", percent=True, digits=1, settings=(SILENT,),
     ),
 )  # fmt: skip
+
+_READ = "errors of all words, read from the lips alone"
+_NEAREST = "share of frames whose sound is nearest, among the video embeddings of all frames of the clip,"
+TABLE_2 = (
+    Metric("errors", "WER", False, "errors", _READ, "words", "rate", 1, True),
+    Metric(
+        "aligned0", "alignment, same frame", True, "aligned0", f"{_NEAREST} to its own", "pairs", "rate", 1, True
+    ),
+    Metric(
+        "aligned1", "alignment, within 1 frame", True, "aligned1", f"{_NEAREST} to its own or the one beside it",
+        "pairs", "rate", 1, True,
+    ),
+    Metric(
+        "paired_sum", "L1 paired", False, "paired_sum", "distance of the embeddings of sound and lips of one frame",
+        "pairs", "rate", 3,
+    ),
+    Metric(
+        "unpaired_sum", "L1 unpaired", True, "unpaired_sum", "the same of different frames", "unpaired_pairs", "rate",
+        3,
+    ),
+)  # fmt: skip
+"""Columns of scripts/table2.py: counts of a clip, summed over the corpus and divided."""
 
 
 def reader_metrics(name: str) -> dict[str, Metric]:
@@ -102,20 +133,22 @@ def choose(wanted: Sequence[str] | None, readers: Sequence[str]) -> list[Metric]
     """The columns that a layout names.
 
     Args:
-        wanted: keys of `METRICS`; `NAME`, `NAME.cer` or `NAME.clip` for a lip reader; `readers`, `readers.cer` or
-            `readers.clip` for all of them. None takes all of `METRICS` and the word error rate of each reader.
+        wanted: keys of `METRICS` or `TABLE_2`; `NAME`, `NAME.cer` or `NAME.clip` for a lip reader; `readers`,
+            `readers.cer` or `readers.clip` for all of them. None takes the standard ones of `METRICS` and the word
+            error rate of each reader.
         readers: names of the lip readers, in order.
 
     Raises:
         MetricError: a name that is none of these.
     """
-    known = {metric.key: [metric] for metric in METRICS}
+    known = {metric.key: [metric] for metric in (*METRICS, *TABLE_2)}
     by_reader = {name: reader_metrics(name) for name in readers}
     for suffix, which in (("", "wer"), (".cer", "cer"), (".clip", "clip")):
         known |= {f"{name}{suffix}": [made[which]] for name, made in by_reader.items()}
         known[f"readers{suffix}"] = [made[which] for made in by_reader.values()]
     chosen: dict[str, Metric] = {}
-    for key in [*(metric.key for metric in METRICS), "readers"] if wanted is None else wanted:
+    standard = [*(metric.key for metric in METRICS if metric.standard), "readers"]
+    for key in standard if wanted is None else wanted:
         if key not in known:
             raise MetricError(f"columns: there is no {key!r}; choose from {', '.join(known)}")
         chosen |= {metric.key: metric for metric in known[key]}

@@ -18,8 +18,7 @@ from synctalklip.errors import MetricError
 from synctalklip.metrics.misreadings import Readings, confusion, errors_by_length
 from synctalklip.metrics.statistics import Parts, bootstrap
 from synctalklip.tables.blocks import Method, group_by_name
-from synctalklip.tables.runs import Run, check_comparable
-from synctalklip.tables.table import reader_names
+from synctalklip.tables.runs import Run, check_comparable, reader_names
 
 _PANELS = 3  # side by side, at most
 _ANNOTATED = 16  # symbols up to which the cells of a matrix are numbered

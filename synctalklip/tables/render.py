@@ -1,4 +1,7 @@
-"""Tables as Markdown, LaTeX (booktabs) and CSV: numbers in, text out; nothing is measured here."""
+"""Tables as Markdown, LaTeX (booktabs) and CSV: numbers in, text out; nothing is measured here.
+
+Marks mean one thing each: bold is the best generated row of its column and block, a star a difference with p < 0.05.
+"""
 
 import csv
 import io
@@ -20,6 +23,9 @@ _LATEX = {
     "[": "{[}", "*": "{*}",  # both would be arguments of the line break before a row
 }  # fmt: skip
 
+SIGNIFICANT = 0.05
+"""p values below it get a star."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -31,6 +37,7 @@ class Column:
         digits: decimals printed.
         percent: values are shares; they are printed times 100.
         signed: print a plus before positive numbers.
+        key: its name in configs.
     """
 
     label: str
@@ -38,6 +45,7 @@ class Column:
     digits: int
     percent: bool = False
     signed: bool = False
+    key: str = ""
 
     @property
     def unit(self) -> str:
@@ -70,6 +78,11 @@ class Cell:
     spread: float = math.nan
     p: float = math.nan
     bold: bool = False
+
+    @property
+    def star(self) -> str:
+        """Of a difference that chance hardly gives."""
+        return "*" if self.p < SIGNIFICANT else ""
 
     def deviation(self, column: Column) -> str:
         """The standard deviation as it is printed; empty where there is none."""
@@ -127,31 +140,46 @@ class Table:
     notes: tuple[str, ...]
 
 
-def bullets(notes: Sequence[str]) -> str:
+def bullets(notes: Iterable[str]) -> str:
     """The notes below a table, as Markdown."""
     return "\n".join(f"- {note}" for note in notes)
 
 
-def _markdown_text(text: str) -> str:
-    return text.replace("|", r"\|")
+def pipe_table(header: Sequence[str], rows: Iterable[Sequence[str]], padded: bool = False) -> str:
+    """A Markdown table, its first column to the left and the others to the right.
+
+    Args:
+        header: headings.
+        rows: cells; a bar or a line break inside a cell does not end it.
+        padded: give all cells of a column one width, for a terminal.
+    """
+    lines = [[" ".join(cell.replace("|", r"\|").splitlines()) for cell in row] for row in (header, *rows)]
+    # GitHub asks for three dashes.
+    widths = [max(3, *map(len, column)) if padded else 3 for column in zip(*lines)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    if padded:
+        lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in lines]
+    return "\n".join(
+        "|" + "".join(f" {cell} |" if cell else " |" for cell in row) for row in (lines[0], rule, *lines[1:])
+    )
 
 
 def markdown(table: Table) -> str:
-    """Pipe table, first column left, the others right; title above, footnotes below."""
+    """Pipe table with its title above and its footnotes below."""
     header = [table.first, *table.counts, *(column.heading for column in table.columns)]
-    lines = [f"{table.title}\n"] if table.title else []
-    lines += ["| " + " | ".join(map(_markdown_text, header)) + " |", "|---|" + "--:|" * (len(header) - 1)]
+    lines = []
     for heading, rows in table.blocks:
         if heading:
-            lines.append("| *" + _markdown_text(heading) + "* |" + " |" * (len(header) - 1))
+            lines.append([f"*{heading}*", *[""] * (len(header) - 1)])
         for row in rows:
             cells = [_markdown_cell(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
-            lines.append("| " + " | ".join([_markdown_text(row.label), *row.counts, *cells]) + " |")
-    return "\n".join(lines) + "\n\n" + bullets(table.notes) + "\n"
+            lines.append([row.label, *row.counts, *cells])
+    parts = [table.title, pipe_table(header, lines), bullets(table.notes)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _markdown_cell(cell: Cell, column: Column) -> str:
-    text = column.number(cell.value)
+    text = column.number(cell.value) + cell.star.replace("*", r"\*")
     value = f"**{text}**" if cell.bold else text
     return " ".join(filter(None, [value, cell.deviation(column), cell.certainty(column)]))
 
@@ -189,7 +217,7 @@ def _latex_row(row: Row, columns: Sequence[Column]) -> list[str]:
     values = [latex_text(text) for text in (row.label, *row.counts)]
     below = [""] * len(values)
     for cell, column in zip(row.cells, columns, strict=True):
-        value, beside = latex_text(column.number(cell.value)), latex_text(cell.deviation(column))
+        value, beside = latex_text(column.number(cell.value) + cell.star), latex_text(cell.deviation(column))
         value = rf"\textbf{{{value}}}" if cell.bold else value
         values.append(f"{value} {beside}".rstrip())
         certainty = latex_text(cell.certainty(column))

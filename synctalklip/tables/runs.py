@@ -1,4 +1,7 @@
-"""Evaluations as tables read them: one folder of `scripts/evaluate.py` a run, one row a clip."""
+"""Evaluations as tables read them, one row a clip, and the rows of results by their places.
+
+A place is a folder of `scripts/evaluate.py`, a folder of such seeds, or `<folder of scripts/table2.py>#<model>`.
+"""
 
 import csv
 import json
@@ -9,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from synctalklip.errors import MetricError
+from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.metrics.statistics import Parts
-from synctalklip.tables.columns import Metric
+from synctalklip.tables.columns import OWN, Metric, choose
 
 _NEEDED = ("name", "kind", "corpus", "split", "setting", "clips", "protocol")
 _LABELS = ("name", "path")  # of a judge: they may differ between runs, what it did may not
@@ -45,6 +48,11 @@ class Run:
     def block(self) -> tuple[str, str]:
         """Corpus and setting: runs that agree in both stand in one block of a table."""
         return self.summary["corpus"], self.summary["setting"]
+
+    @property
+    def readers(self) -> list[str]:
+        """Names of the lip readers that scored it."""
+        return list(self.summary.get("readers") or {})
 
     def column(self, key: str) -> np.ndarray:
         """(clips,) float64; NaN where the clip has no such value."""
@@ -162,3 +170,62 @@ def _one_run(run: Run, metric: Metric, ids: Sequence[str]) -> tuple[np.ndarray, 
 def aggregate(run: Run, metric: Metric) -> float:
     """The corpus value; infinite when all clips are, NaN when none has the value."""
     return parts_of([run], metric, run.ids).mean
+
+
+def find_runs(place: str, root: Path) -> list[Run]:
+    """The evaluations of a row, one a seed; none where nothing is finished.
+
+    Args:
+        place: of the row.
+        root: folder that it starts at.
+
+    Raises:
+        MetricError: the evaluation is damaged.
+        SyncTalklipError: the file of Table 2 is damaged, or does not hold the model.
+    """
+    path, _, model = place.partition("#")
+    folder = root / path
+    if not model:
+        alone = (folder / "summary.json").is_file()
+        folders = [folder] if alone else [file.parent for file in sorted(folder.glob("seed*/summary.json"))]
+        return [load_run(found) for found in folders]
+    file = folder / "table2.json"
+    if not file.is_file():
+        return []
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))[model]
+        rows = [{key: str(value) for key, value in clip.items()} for clip in found["clips"]]
+        summary = {
+            "name": model,
+            "kind": "expert",
+            "generated": found["checkpoint"],
+            "generated_sha256": found["sha256"],
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise SyncTalklipError(f"{file}: holds no {model!r} ({error}): run scripts/table2.py again") from error
+    shared = {"corpus": "", "split": "", "setting": OWN, "protocol": "", "clips": len(rows)}
+    return [Run(folder, summary | shared, rows)]
+
+
+def reader_names(runs: Sequence[Run]) -> list[str]:
+    """Names of all lip readers, in order."""
+    return list(dict.fromkeys(name for run in runs for name in run.readers))
+
+
+def metric_of(runs: Sequence[Run], column: str) -> Metric:
+    """A column that all of the runs measured, see `columns.choose`.
+
+    Raises:
+        MetricError: there is no such column, or a run did not measure it.
+    """
+    (metric,) = choose([column], runs[0].readers)
+    for run in runs:
+        if not run.has(metric):
+            raise MetricError(f"{run.path}: was not measured in {column!r}; evaluate it with its judge")
+    return metric
+
+
+def in_printed_unit(run: Run, column: str) -> float:
+    """The corpus value of a run in the unit in which it is printed; errors as for `metric_of`."""
+    metric = metric_of([run], column)
+    return metric.column().scaled(aggregate(run, metric))

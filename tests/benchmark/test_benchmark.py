@@ -24,7 +24,7 @@ from synctalklip.benchmark.timing import count_flops
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import cosine_logits
-from synctalklip.tables.markdown import table
+from synctalklip.tables.render import pipe_table
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -152,7 +152,7 @@ def test_flops_are_those_of_the_products():
 
 def test_tables_are_aligned():
     rows = [["one", "1.00", "20.00", "20.0x"], ["another", "10.00", "10.00", "1.0x"]]
-    lines = table(["what", "ours ms", "naive ms", "ratio"], rows).splitlines()
+    lines = pipe_table(["what", "ours ms", "naive ms", "ratio"], rows, padded=True).splitlines()
     assert lines[2] == "| one     |    1.00 |    20.00 | 20.0x |"
     assert len({len(line) for line in lines}) == 1
 

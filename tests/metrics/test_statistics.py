@@ -46,3 +46,26 @@ def test_exchanging_rates_equals_a_loop_over_all_exchanges():
     ours, theirs = (Parts.of(errors[i], lengths[i]) for i in (0, 1))
     assert permutation_test(ours, theirs, 256, 1) == reached / 256
     assert permutation_test(ours, theirs, 255, 1) == pytest.approx(reached / 256, abs=0.12)  # drawn, not counted out
+
+
+def test_random_exchanges_never_give_p_0():
+    # 100 clips that are all better by 1: no random exchange is as large, so p is (0 + 1) / (99 + 1).
+    assert permutation_test(means(*[2.0] * 100), means(*[1.0] * 100), 99, 1) == pytest.approx(0.01)
+
+
+def test_equal_differences_count_whatever_their_last_bits():
+    # 0.1 + 0.2 is not 0.3: every exchange of these two clips gives 0.3 or 0.1 in size.
+    assert permutation_test(means(0.1, 0.2), means(0.0, 0.0), 100, 1) == 2 / 4
+    assert permutation_test(means(0.1), means(0.0), 100, 1) == 1
+
+
+def test_one_clip_has_an_interval_of_no_width_and_no_clip_none():
+    assert bootstrap(means(2.5), 50, 1) == (2.5, 2.5)
+    assert np.isnan(bootstrap(Parts.of(np.zeros(3), np.zeros(3)), 50, 1)).all()
+
+
+def test_interval_agrees_with_the_normal_theory_of_a_mean():
+    values = np.random.default_rng(2).normal(0, 1, 400)
+    low, high = bootstrap(means(*values), 4000, 1)
+    half = 1.96 * values.std() / 20
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.015)

@@ -1,6 +1,7 @@
 """How long a pipeline will take."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_expected_times_follow_the_probe_and_the_schedule(tmp_path, probe):
     assert seconds == {"a": 120, "b": 1200, "c": 120, "d": 8}
     rows = dict(line.split(maxsplit=1) for line in text.splitlines()[1:-1])
     assert rows == {"a": "2 min", "b": "20 min", "c": "2 min", "d": "8 s"}
-    assert "1000 ms for the probe, 500 ms on the reference machine" in text
+    assert re.search(r"Probe: 1000 ms on CPU .* in (fp32|bf16); 500 ms on the reference machine", text)
     # a, then b beside c, then d: 1328 s.
     assert text.splitlines()[-1].split(maxsplit=2)[2] == "23 min, up to 2 side by side"
 
@@ -50,6 +51,14 @@ def test_no_phase_is_expected_below_its_least_share(tmp_path, probe):
     probe.append(0.005)
     seconds, _ = expected.expectations(wanted, plan_phases(wanted), tmp_path)
     assert seconds == {"a": 100, "b": 20}
+
+
+def test_what_computes_on_the_cpu_is_not_expected_to_gain_from_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(expected, "choose_device", lambda wanted: torch.device("cpu" if wanted == "cpu" else "meta"))
+    monkeypatch.setattr(expected, "probe_seconds", lambda device: 0.5 if device.type == "cpu" else 0.1)
+    wanted = pipeline(a={"seconds": 100}, b={"seconds": 100, "device": "cpu"})
+    seconds, _ = expected.expectations(wanted, plan_phases(wanted), tmp_path)
+    assert seconds == {"a": pytest.approx(20), "b": 100}
 
 
 def test_finished_phases_take_no_time_and_unknown_ones_are_named(tmp_path, probe):

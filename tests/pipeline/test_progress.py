@@ -1,6 +1,7 @@
 """How far a command is, read from its log and shown in a terminal or a file."""
 
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -10,7 +11,9 @@ import sys
 import termios
 
 import pytest
+from omegaconf import OmegaConf
 
+from synctalklip.avsyncnet.launch import plan_updates
 from synctalklip.pipeline import progress
 from synctalklip.pipeline.progress import Line, LogReader, PlainDisplay, Progress, tail
 
@@ -49,6 +52,7 @@ def test_a_bar_is_read_as_it_was_drawn(tmp_path):
     [
         ("", Progress()),
         ("reading\n", Progress(doing="reading")),
+        ("[2026-11-29 12:07:48,316][synctalklip.device][INFO] - precision fp32\n", Progress(doing="precision fp32")),
         ("  0%|          | 0/9 [00:00<?, ?clip/s]", Progress(0.0, None, "0/9, ?clip/s")),
         ("50%|#####     | 1/2 [1:00:00<2:00:05, 3.6e+3s/step]\n", Progress(0.5, 7205.0, "1/2, 3.6e+3s/step")),
         # What was said after the end of a bar counts, the bar no more.
@@ -68,12 +72,19 @@ def test_a_line_of_a_pipeline_is_read_back(tmp_path):
     assert (found.fraction, found.left) == (0.25, 270.0)
 
 
-def test_updates_of_fairseq_give_a_rate(tmp_path, monkeypatch):
+def test_updates_of_fairseq_give_a_rate(tmp_path, monkeypatch, caplog):
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    node = {
+        "distributed_training": {"distributed_world_size": 1, "distributed_rank": 0},
+        "task": {"batch_frames": None},
+    }
+    node |= {"dataset": {"max_tokens": 500}, "optimization": {"update_freq": [1], "max_update": 300}}
+    with caplog.at_level(logging.INFO):
+        plan_updates(OmegaConf.create(node))
     log = tmp_path / "log"
     log.write_text(
-        "INFO | {'optimization': {'max_epoch': 0, 'max_update': 300, 'lr': [0.1]}}\nepoch 1: num_updates=20, lr=1\n"
+        f"{caplog.text}epoch 001:     20 / 66 loss=10.3, lip_loss=2.6, ups=0.17, num_updates=20, lr=0.0002, clip=10\n"
     )
     reader = LogReader(log)
     assert reader.read() == Progress(20 / 300, None, "update 20/300")

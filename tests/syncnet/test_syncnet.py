@@ -96,7 +96,7 @@ def test_learns_to_find_the_offset(toy_corpus, tmp_path, structure):
     assert abs(score_clip(model, reader.faces(0), late).offset + 5) <= 1
 
 
-def test_a_judge_can_learn_from_another_split_than_the_supervisors(toy_corpus, tmp_path):
+def test_a_judge_can_learn_from_another_split_than_the_experts(toy_corpus, tmp_path):
     cfg = config(toy_corpus, tmp_path, "experiment=syncnet/stacked", "train.steps=1", "clips.valid=1")
     seen = Trainer.__init__
 

@@ -16,6 +16,7 @@ from synctalklip.tables.render import (
     latex,
     latex_text,
     markdown,
+    pipe_table,
     write_tables,
 )
 
@@ -38,10 +39,27 @@ TABLE = Table(
 def test_markdown_by_hand():
     assert markdown(TABLE) == (
         "Table 7: A & B_1, 95 % of $x\n\n"
-        "| method | clips | LSE_D ↓ | WER ↓ (%) |\n|---|--:|--:|--:|\n"
+        "| method | clips | LSE_D ↓ | WER ↓ (%) |\n| --- | --: | --: | --: |\n"
         "| *toy\\|x, cross* | | | |\n| Ours_1 & co | 7 | **1.234** [1.000, 1.500] | 12.3 ± 0.5 |\n"
         "| *real* | | | |\n| [Theirs] † | – | ∞ | – |\n\n- 100 % of it.\n"
     )
+
+
+def test_pipe_tables_keep_their_cells_and_can_be_padded():
+    rows = [["a|b", "1"], ["two\nlines", "22"]]
+    assert pipe_table(["name", "n"], rows) == "| name | n |\n| --- | --: |\n| a\\|b | 1 |\n| two lines | 22 |"
+    assert pipe_table(["name", "n"], rows, padded=True).splitlines() == [
+        "| name      |   n |", "| --------- | --: |", "| a\\|b      |   1 |", "| two lines |  22 |",
+    ]  # fmt: skip
+
+
+def test_a_star_says_that_a_difference_is_no_chance_and_bold_that_a_row_is_best():
+    column = Column("x", True, 1, signed=True)
+    cells = (Cell(1.0, 0.5, 1.5, p=0.049), Cell(1.0, bold=True), Cell(1.0, p=0.05))
+    table = Table("", "method", (), (column,) * 3, (("", (Row("a", (), cells),)),), ())
+    row = markdown(table).splitlines()[2]
+    assert row == r"| a | +1.0\* [+0.5, +1.5] p = 0.049 | **+1.0** | +1.0 p = 0.050 |"
+    assert r"+1.0{*} & \textbf{+1.0} & +1.0" in latex(table)
 
 
 def test_latex_escapes_and_is_balanced():

@@ -14,8 +14,8 @@ from run_factory import READERS, write_run
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import MetricError
 from synctalklip.metrics.statistics import Parts, bootstrap, holm, paired_difference, permutation_test
+from synctalklip.tables.blocks import read_published
 from synctalklip.tables.columns import choose
-from synctalklip.tables.published import read_published
 from synctalklip.tables.render import Cell, Column, Row, Table, comma_separated, latex, latex_text, write_tables
 from synctalklip.tables.runs import aggregate, load_run, parts_of
 from synctalklip.tables.table import Layout, build_tables, markdown_table
@@ -150,7 +150,7 @@ def test_runs_of_one_name_are_seeds_of_one_row(tmp_path):
     # Mean of 1, 2, 3 and their standard deviation with n - 1.
     assert cells(table, "ours")[1:3] == ["3", "2"]
     assert cells(table, "ours")[-1] == "2.000 ± 1.000 [2.000, 2.000]"
-    assert "differ in their seed" in table
+    assert "standard deviation over seeds" in table
     with pytest.raises(MetricError, match="listed twice"):
         markdown_table([runs[0], runs[0]], samples=10, seed=1)
 
@@ -216,6 +216,26 @@ def test_layouts_choose_rows_columns_and_tests(tmp_path):
         build_tables(runs, layout(columns=["lse"]), samples=10, seed=1)
     with pytest.raises(MetricError, match="no run is named c"):
         build_tables(runs, layout(rows=["c"]), samples=10, seed=1)
+
+
+def test_a_family_of_tests_is_chosen_by_its_columns(tmp_path):
+    rows = [dict(row, lse_c=row["frames"] / 100) for row in ROWS]
+    better = [dict(row, lse_d=row["lse_d"] - 0.5) for row in rows]
+    runs = [write_run(tmp_path / "a", rows, "a"), write_run(tmp_path / "b", better, "b")]
+    _, every = build_tables(runs, layout(against="a"), samples=20, seed=1)
+    main, some = build_tables(runs, layout(against="a", tested=["lse_d"]), samples=20, seed=1)
+    assert [column.key for column in every.columns] == ["psnr_face", "lse_d", "lse_c"]
+    assert [column.key for column in main.columns] == ["psnr_face", "lse_d", "lse_c"]
+    assert [column.key for column in some.columns] == ["lse_d"]
+    assert any("over the 1 tests of this table" in note for note in some.notes)
+
+
+def test_psnr_of_the_lower_half_is_shown_by_name_only(tmp_path):
+    run = write_run(tmp_path / "a", [dict(row, psnr_lower=row["psnr_face"] - 3.01) for row in ROWS])
+    (table,) = build_tables([run], layout(), 10, 1)
+    assert [column.key for column in table.columns] == ["psnr_face", "lse_d"]
+    (table,) = build_tables([run], layout(columns=["psnr_lower"]), 10, 1)
+    assert [column.label for column in table.columns] == ["PSNR lower"]
 
 
 def test_published_rows_carry_a_dagger_and_are_never_best(tmp_path):

@@ -1,0 +1,117 @@
+"""The frames of a source forwards and backwards in turn, in bounded memory."""
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from synctalklip.data import media
+
+# Seeking lands on a key frame; one that lies this much earlier has clean frames by the time they are needed.
+SEEK_MARGIN = Fraction(1)
+
+
+class PingPongReader:
+    """A source of known length, played forwards and backwards for as long as it is asked.
+
+    A source that fits into `budget` bytes is decoded once and kept. A longer one is decoded again on every
+    turn; backwards in blocks that fit into `budget`.
+
+    Args:
+        path: the video or picture.
+        fps: its own constant rate, at which it is decoded.
+        frames: its length at that rate.
+        budget: bytes of decoded frames that may be held.
+    """
+
+    def __init__(self, path: str | Path, fps: Fraction, frames: int, budget: int):
+        self.path, self.fps, self.frames, self.budget = Path(path), fps, frames, budget
+
+    def read(self) -> Iterator[np.ndarray]:
+        """Frames 0, 1, ... T-1, T-2, ... 1, 0, 1, ...: the order of `timeline.ping_pong`, without an end.
+
+        The reader may write into what it gets.
+        """
+        kept: list[np.ndarray] = []
+        block = 1
+        for frame in self._forwards():
+            block = max(1, self.budget // frame.nbytes)
+            if self.frames <= block:
+                kept.append(frame.copy())
+            yield frame
+        if kept:
+            order = [*range(self.frames - 2, 0, -1), *range(self.frames)]
+            while True:
+                for index in order:
+                    yield kept[index].copy()
+        while True:
+            yield from self._backwards(block)
+            yield from self._forwards()
+
+    def _forwards(self) -> Iterator[np.ndarray]:
+        return islice(media.read_frames(self.path, self.fps), self.frames)
+
+    def _backwards(self, block: int) -> Iterator[np.ndarray]:
+        """Frames T-2 down to 1."""
+        for stop in range(self.frames - 1, 1, -block):
+            start = max(1, stop - block)
+            frames = self._seek(start, stop)
+            if frames is None:
+                # The container cannot be searched: the slow way from the front.
+                frames = list(islice(media.read_frames(self.path, self.fps), start, stop))
+            while frames:
+                yield frames.pop()
+
+    def _seek(self, start: int, stop: int) -> list[np.ndarray] | None:
+        """Frames start..stop-1 by a jump to a key frame before them; None where that cannot be trusted."""
+        with av.open(str(self.path)) as container:
+            # What the frames of these carry is not when they are shown.
+            if container.format.name in ("avi", "mpeg"):
+                return None
+            stream = media.first_video(container)
+            origin = next(container.decode(stream)).pts
+            if origin is None:
+                return None
+            goal = max(Fraction(0), start / self.fps - SEEK_MARGIN)
+            try:
+                container.seek(origin + math.floor(goal / stream.time_base), stream=stream)
+                return self._nearest(container.decode(stream), origin * stream.time_base, start, stop)
+            except av.error.FFmpegError:
+                return None
+
+    def _nearest(
+        self, decoded: Iterator[av.VideoFrame], origin: Fraction, start: int, stop: int
+    ) -> list[np.ndarray] | None:
+        """The frame nearest in time to each tick start..stop-1, the rule of `media.read_frames`."""
+        frames: list[np.ndarray] = []
+        converter = VideoReformatter()
+        last, last_time = None, Fraction(0)
+        for frame in decoded:
+            if frame.pts is None:
+                return None
+            time = frame.pts * frame.time_base - origin
+            if last is None and time > start / self.fps:
+                return None
+            while last is not None and len(frames) < stop - start:
+                tick = (start + len(frames)) / self.fps
+                if tick >= (last_time + time) / 2:
+                    break
+                frames.append(_upright(last, converter))
+            if len(frames) == stop - start:
+                return frames
+            last, last_time = frame, time
+        # The stream ended: its last frame stands for the ticks that remain.
+        while last is not None and len(frames) < stop - start:
+            frames.append(_upright(last, converter))
+        return frames or None
+
+
+def _upright(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    """BGR pixels as `media.read_frames` gives them; a test holds both equal."""
+    pixels = converter.reformat(frame, format="bgr24", interpolation=media.EXACT_COLOUR, threads=1).to_ndarray()
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
