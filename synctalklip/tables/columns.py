@@ -124,8 +124,8 @@ METRICS = (
     ),
     _lips(
         "closure", "lips closed at p, b, m", True,
-        "share of these sounds at which the opening falls into the lowest 30 % of its range in the recording of the face; "
-        "a mouth that never opens has all of them",
+        "share of these sounds at which the opening falls into the lowest 30 % of its range in the recording of the "
+        "face; a mouth that never opens has all of them",
         value="lips_closed", weight="bilabials", kind="rate", percent=True, digits=0,
     ),
     Metric(
