@@ -50,6 +50,15 @@ def test_better_sync_than_the_recordings_is_marked_and_never_best(tmp_path):
     assert r"0.700\S{}" in latex(table)
 
 
+def test_the_recordings_of_another_sentence_are_no_end_of_the_scale(tmp_path):
+    truth, ours = (
+        write_run(tmp_path / kind, clips(lse_c=value), kind, kind, setting="cross", syncnet=SYNCNET)
+        for kind, value in (("ground_truth", 0.1), ("generator", 0.5))
+    )
+    (table,) = build_tables([truth, ours], layout("lse_c"), 0, 0)
+    assert "§" not in markdown(table)
+
+
 def test_a_twin_of_the_judge_is_marked_in_the_judges_columns_alone(tmp_path):
     made = runs(
         tmp_path, {"lse_c": 0.6, "lip_correlation": 1.0}, twin={"lse_c": 0.5, "lip_correlation": 0.4},
