@@ -10,7 +10,7 @@ def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from synctalklip.errors import SyncTalklipError
-    from synctalklip.public_weights.ship import ship
+    from synctalklip.public_weights.convert import ship
 
     if not Path(cfg.card).is_file():
         raise SyncTalklipError(f"{cfg.card}: there is no such model card; write one, in Markdown")

@@ -17,12 +17,12 @@ from omegaconf import MISSING
 from torch import Tensor
 from torch.nn import functional
 
-from synctalklip.avsyncnet.measures import alignment_counts, ctc
 from synctalklip.avsyncnet.search import greedy
-from synctalklip.data.text import PAD
+from synctalklip.data.text import BOS, EOS, PAD
 from synctalklip.device import Precision
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import alignment, lip_reading, masked_prediction, weighted_sum
+from synctalklip.metrics.avs import alignment_counts
 from synctalklip.metrics.intelligibility import word_counts
 
 Logging = dict[str, float]
@@ -40,6 +40,28 @@ def assert_finite(loss: Tensor, terms: dict[str, Tensor], sample: dict[str, Any]
     raise NonFiniteLoss(
         f"the loss is {float(loss.detach()):g} ({values}) on clips {sample['id'].tolist()}; lower the learning rate or "
         "clip gradients, and look at these clips"
+    )
+
+
+def ctc(logits: Tensor, target: Tensor, padding_mask: Tensor) -> Tensor:
+    """Connectionist temporal classification (Graves et al. 2006) per token.
+
+    The blank is the bos symbol, which no target holds.
+
+    Args:
+        logits: (B,T,V).
+        target: (B,L) ending in eos, padded with pad.
+        padding_mask: (B,T).
+    """
+    spoken = target.ne(PAD) & target.ne(EOS)
+    return functional.ctc_loss(
+        logits.float().log_softmax(-1).transpose(0, 1),
+        target.masked_fill(~spoken, PAD),
+        (~padding_mask).sum(1),
+        spoken.sum(1),
+        blank=BOS,
+        # A clip shorter than its transcript has no path; it must not stop the run.
+        zero_infinity=True,
     )
 
 

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synctalklip.data.features import REACH
 from synctalklip.errors import SyncTalklipError
-
-REACH = 2
-"""A frame's ResNet features hear of so many frames on either side of it."""
 
 
 class GradientScale(torch.autograd.Function):

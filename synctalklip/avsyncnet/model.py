@@ -4,15 +4,16 @@ Legend: B clips, T video frames at 25 Hz, D embedding, L tokens, V symbols.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig, assert_choice
 from synctalklip.avsyncnet.decoder import DecoderState, TextDecoder
 from synctalklip.avsyncnet.hubert import AVHubert, PretrainOutput
+from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import AVDistance
 
-__all__ = ["AVHubert", "AVHubertConfig", "AVSyncNet", "AVSyncNetConfig", "PretrainOutput"]
+__all__ = ["AVHubert", "AVHubertConfig", "AVSyncNet", "AVSyncNetConfig", "PretrainOutput", "prepare_for_training"]
 
 
 class EmbeddingAlign(nn.Module):
@@ -95,3 +96,48 @@ class AVSyncNet(nn.Module):
     def av_distance(self, audio: Tensor, video: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Eq. 5 before its mean: distance (B, T) of the embeddings (B, T, D) of sound and video."""
         return self.distance(self.aligned(audio, padding_mask), self.aligned(video, padding_mask))
+
+
+def prepare_for_training(model: nn.Module, channels_last: bool, compiled: bool, backend: str = "inductor") -> None:
+    """Memory layout and compilation of an encoder, in place; no parameter changes its name or value.
+
+    Args:
+        model: an encoder with `feature_extractor_video.resnet` and `encoder.layers`.
+        channels_last: keep the ResNet's weights in the layout in which its images are anyway, instead of
+            bringing them into it at every step.
+        compiled: `torch.compile` of the ResNet's trunk and of each transformer layer, for any number of frames.
+        backend: of `torch.compile`.
+
+    Raises:
+        SyncTalklipError: `compiled` is asked for on a machine without a C++ compiler.
+    """
+    trunk = model.feature_extractor_video.resnet.trunk
+    if channels_last:
+        trunk.to(memory_format=torch.channels_last)
+        if distributed.is_available() and distributed.is_initialized():
+            # fairseq's legacy_ddp exchanges flat views of the gradients, which this layout has not.
+            for parameter in trunk.parameters():
+                parameter.register_post_accumulate_grad_hook(_flatten_gradient)
+    if not compiled:
+        return
+    if backend == "inductor":
+        _assert_compiler()
+    trunk.compile(backend=backend, dynamic=True)
+    for layer in model.encoder.layers:
+        layer.compile(backend=backend, dynamic=True)
+
+
+def _flatten_gradient(parameter: Tensor) -> None:
+    parameter.grad = parameter.grad.contiguous()
+
+
+def _assert_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise SyncTalklipError(
+            "compile needs a C++ compiler: install g++ or clang++, or set compile to false"
+        ) from None

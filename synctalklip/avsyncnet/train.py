@@ -24,7 +24,6 @@ class ConfigError(SyncTalklipError):
 
 def register() -> None:
     """Import the plugin by its package name, once; `common.user_dir` stays null."""
-    import synctalklip.avsyncnet.conformer_fairseq
     import synctalklip.avsyncnet.criterion
     import synctalklip.avsyncnet.fairseq_models
     import synctalklip.avsyncnet.task  # noqa: F401

@@ -12,8 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig
-from synctalklip.avsyncnet.model import AVHubert, AVSyncNet
-from synctalklip.avsyncnet.speed import prepare_for_training
+from synctalklip.avsyncnet.model import AVHubert, AVSyncNet, prepare_for_training
 from synctalklip.benchmark.stage1_parts import clips
 from synctalklip.benchmark.timing import count_flops, median_seconds
 from synctalklip.data.text import EOS

@@ -15,9 +15,10 @@ from tqdm import tqdm
 from synctalklip.benchmark.stage1_parts import load_naive
 from synctalklip.benchmark.timing import Comparison, compare
 from synctalklip.cli import CONFIGS
+from synctalklip.data.features import CEPSTRA, STACK
 from synctalklip.device import choose_device, describe_device
 from synctalklip.syncnet.lse import build_syncnet
-from synctalklip.syncnet.network import COEFFICIENTS, FACE, STEPS_PER_FRAME
+from synctalklip.syncnet.network import FACE
 from synctalklip.tables.markdown import table
 
 
@@ -26,7 +27,7 @@ def measure(cfg: DictConfig, device: torch.device, naive: ModuleType) -> Iterato
     frames = cfg.sync.frames
     generator = torch.Generator().manual_seed(cfg.seed)
     faces = torch.randint(0, 256, (frames, FACE, FACE, 3), generator=generator, dtype=torch.uint8)
-    mfcc = torch.randn(STEPS_PER_FRAME * frames, COEFFICIENTS, generator=generator)
+    mfcc = torch.randn(STACK * frames, CEPSTRA, generator=generator)
     for structure in cfg.sync.structures:
         settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / "syncnet" / f"{structure}.yaml"))
         model = build_syncnet(**settings).to(device).eval()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from synctalklip.errors import SyncTalklipError
+from synctalklip.errors import MetricError, SyncTalklipError
 
 SAMPLE_RATE = 16000
 STACK = 4  # 10 ms frames in one 40 ms video frame
@@ -25,6 +25,10 @@ AUDIO_DIM = STACK * FILTERS
 ROI_SIZE = 96
 CROP_SIZE = 88
 ROI_MEAN, ROI_STD = 0.421, 0.165
+REACH = 2
+"""Video frames on either side of a frame that its lip features depend on: the first kernel of AV-HuBERT spans five."""
+SYNC_FRAMES = 5
+"""Video frames of a window of SyncNet (Chung and Zisserman 2016)."""
 
 _FRAME_SECONDS, _HOP_SECONDS = 0.025, 0.01
 _PREEMPHASIS = 0.97
@@ -117,6 +121,28 @@ def stack(features: Tensor, order: int = STACK) -> Tensor:
 def fit_length(features: Tensor, frames: int) -> Tensor:
     """Cut the tail of (F, C) features, or append zero rows, so that there are `frames` rows."""
     return F.pad(features[:frames], (0, 0, 0, max(frames - len(features), 0)))
+
+
+def sound_windows(mfcc: Tensor, frames: int) -> Tensor:
+    """Cut the MFCC of a clip into the windows that belong to its video windows of five frames.
+
+    Args:
+        mfcc: (4T,13) at 100 Hz; shorter or longer by a few steps is cut or filled with the last step.
+        frames: T.
+
+    Returns:
+        (T-4,1,13,20).
+
+    Raises:
+        MetricError: fewer than 5 frames, or no sound.
+    """
+    if frames < SYNC_FRAMES or len(mfcc) == 0:
+        raise MetricError(f"sync scores need at least {SYNC_FRAMES} frames and sound, got {frames} frames")
+    missing = frames * STACK - len(mfcc)
+    if missing > 0:
+        mfcc = torch.cat([mfcc, mfcc[-1:].expand(missing, -1)])
+    windows = mfcc[: frames * STACK].unfold(0, SYNC_FRAMES * STACK, STACK)
+    return windows.unsqueeze(1)
 
 
 def audio_features(wave: Wave, frames: int) -> Tensor:

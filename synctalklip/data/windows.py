@@ -6,23 +6,21 @@ seed gives the same batches at any number of workers, and a run goes on where it
 Legend: B clips, T video frames at 25 Hz, N frames to paint of all clips of a batch, L tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from synctalklip.avsyncnet.frontend import REACH
 from synctalklip.data.augment import FaceChange
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.draws import SAMPLES, Plan, WindowConfig, identity_start, quiet_starts, window_starts
-from synctalklip.data.features import audio_features
+from synctalklip.data.features import REACH, audio_features, sound_windows
 from synctalklip.data.manifest import Clip
 from synctalklip.data.text import Tokenizer
+from synctalklip.data.window_sampling import SAMPLES, Plan, WindowConfig, identity_start, quiet_starts, window_starts
 from synctalklip.errors import SyncTalklipError
-from synctalklip.syncnet.network import sound_windows
 
 
 class WindowDataset(Dataset):
@@ -93,7 +91,7 @@ class WindowDataset(Dataset):
         order = np.argsort(starts)
         return starts[order], silent[order]
 
-    def draw(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def sampled_frames(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Target frames and the identity frame of each, both (n,) int64."""
         return self._frames(self.plan(epoch, index), index)
 
@@ -214,71 +212,3 @@ def collate(items: Sequence[dict[str, Any]], pad: int = 1, eos: int = 2) -> dict
         shifted = [torch.cat([torch.tensor([eos]), item["tokens"][:-1]]) for item in items]
         batch["prev_tokens"] = _pad(shifted, pad)
     return batch
-
-
-class ImageBudget(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, clip index) of about equal numbers of frames to paint.
-
-    Clips of like length share a batch, which keeps padding small. The order of clips and of batches is drawn
-    anew every epoch from (seed, epoch).
-
-    Args:
-        images: number of frames to paint of each clip.
-        lengths: T of each clip.
-        budget: most frames to paint in a batch; a clip that alone has more is a batch of its own.
-        seed: seed of the order.
-        shuffle: False keeps the order of the manifest and gives one epoch (validation).
-        skip: number of batches to leave out at the start (a resumed run).
-        rank: number of this process.
-        processes: number of processes; each takes its share of the batches.
-    """
-
-    def __init__(
-        self,
-        images: Sequence[int],
-        lengths: Sequence[int],
-        budget: int,
-        seed: int,
-        shuffle: bool,
-        skip: int = 0,
-        rank: int = 0,
-        processes: int = 1,
-    ):
-        if budget < 1:
-            raise SyncTalklipError(f"images per batch is {budget}; at least 1 is needed")
-        self.images, self.lengths = np.asarray(images), np.asarray(lengths)
-        self.budget, self.seed, self.shuffle = budget, seed, shuffle
-        self.skip, self.rank, self.processes = skip, rank, processes
-
-    def epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """All batches of an epoch; every clip is in exactly one."""
-        rng = np.random.default_rng((self.seed, epoch))
-        order = np.arange(len(self.images))
-        if self.shuffle:
-            order = rng.permutation(order)
-            # Rounded lengths make like clips meet while chance still decides which.
-            order = order[np.argsort(self.lengths[order] // 10, kind="stable")]
-        batches: list[list[tuple[int, int]]] = []
-        filled = 0
-        for index in order.tolist():
-            if not batches or filled + self.images[index] > self.budget:
-                batches.append([])
-                filled = 0
-            batches[-1].append((epoch, index))
-            filled += self.images[index]
-        return [batches[i] for i in rng.permutation(len(batches))] if self.shuffle else batches
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Endless over the epochs when shuffled, one epoch otherwise."""
-        if not self.shuffle:
-            yield from self.epoch(0)[self.rank :: self.processes]
-            return
-        epoch, skip = 0, self.skip
-        while True:
-            batches = self.epoch(epoch)
-            # Every process takes part in every step: what does not divide starts the epoch's shares anew.
-            share = -(-len(batches) // self.processes)
-            mine = [batches[(self.rank + i * self.processes) % len(batches)] for i in range(share)]
-            yield from mine[skip:] if skip < share else []
-            skip = max(0, skip - share)
-            epoch += 1

@@ -14,11 +14,11 @@ import torch
 
 from synctalklip.avsyncnet.decode import Generation, build_search
 from synctalklip.avsyncnet.expert import Expert, load_expert
-from synctalklip.avsyncnet.measures import alignment_counts
 from synctalklip.checkpoint import file_hash, write_atomically
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import SyncTalklipError
+from synctalklip.metrics.avs import alignment_counts
 from synctalklip.metrics.intelligibility import word_counts
 from synctalklip.metrics.statistics import Parts
 from synctalklip.tables.differences import difference_table

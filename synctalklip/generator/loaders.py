@@ -9,10 +9,11 @@ from torch.utils.data import DataLoader
 
 from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.clips import ClipReader
+from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.data.manifest import Clip, read_manifest
-from synctalklip.data.windows import ImageBudget, WindowConfig, WindowDataset, collate
+from synctalklip.data.window_sampling import ImageBudget, WindowConfig
+from synctalklip.data.windows import WindowDataset, collate
 from synctalklip.errors import SyncTalklipError
-from synctalklip.syncnet.network import FRAMES
 
 
 class StageTwoData:
@@ -85,13 +86,15 @@ class StageTwoData:
 
 
 def _assert_windows_fit_syncnet(clips: list[Clip], windows: WindowConfig) -> None:
-    if windows.frames != FRAMES:
-        raise SyncTalklipError(f"windows.frames is {windows.frames}; loss.lambda_sync needs {FRAMES}, as SyncNet sees")
-    short = [clip for clip in clips if clip.frames < FRAMES]
+    if windows.frames != SYNC_FRAMES:
+        raise SyncTalklipError(
+            f"windows.frames is {windows.frames}; loss.lambda_sync needs {SYNC_FRAMES}, as SyncNet sees"
+        )
+    short = [clip for clip in clips if clip.frames < SYNC_FRAMES]
     if short:
         raise SyncTalklipError(
-            f"{short[0].root}: clip '{short[0].id}' has {short[0].frames} frames, loss.lambda_sync needs {FRAMES}; "
-            "prepare again with min_frames=5 or more"
+            f"{short[0].root}: clip '{short[0].id}' has {short[0].frames} frames, loss.lambda_sync needs "
+            f"{SYNC_FRAMES}; prepare again with min_frames={SYNC_FRAMES} or more"
         )
 
 

@@ -28,9 +28,8 @@ from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.fused import Painter, TalkingFace
 from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
 from synctalklip.generator.unet import UPPER_ROWS
-from synctalklip.inference.options import Options, make_statement, sidecar_of
-from synctalklip.inference.playback import Playback
-from synctalklip.inference.report import Report
+from synctalklip.inference.options import Options, Report, make_statement, sidecar_of
+from synctalklip.inference.ping_pong import PingPongReader
 from synctalklip.inference.timeline import (
     SAMPLE_RATE,
     PlannedFrame,
@@ -105,12 +104,12 @@ def synthesize(
     tracked = watch.total()
 
     plan = list(frame_plan(faces.total, len(wave), fps, options.tail, Fraction(options.audio_offset_ms) / 1000))
-    playback = Playback(video, fps, faces.total, options.buffer_mb * 2**20)
+    source = PingPongReader(video, fps, faces.total, options.buffer_mb * 2**20)
     speech = SpeechEmbeddings(
         model.encode_speech, wave, options.speech_chunk, options.speech_context, options.sampling, device
     )
     painter = Painter(model, options.precision, device)
-    frames = paint(painter, speech, zip(plan, watch.watch(playback.play(), "decode")), faces, options, watch)
+    frames = paint(painter, speech, zip(plan, watch.watch(source.read(), "decode")), faces, options, watch)
     statement = make_statement(video, audio, checkpoint, options)
     size = write(output, progress(frames, len(plan), "painting", options), fps, audio, options, statement, watch)
 

@@ -1,6 +1,6 @@
-"""Lip sync as an audio-visual speech expert sees it: AVS_u, AVS_m and AVS_v.
+"""Lip sync in the embeddings of an audio-visual speech expert: AVS_u, AVS_m, AVS_v, and alignment accuracy.
 
-LSE cannot see what is said, only whether lips and sound move together. These three compare the embeddings of an
+LSE cannot see what is said, only whether lips and sound move together. The AVS scores compare the embeddings of an
 AV-HuBERT, fine-tuned or not, which was trained to know what is said.
 
 Legend: T video frames at 25 Hz, D embedding.
@@ -69,6 +69,30 @@ def score_avs(
         "avs_u": _cosine(generated, heard),
         "avs_m": _cosine(real_heard, generated_heard),
         "avs_v": _cosine(real, generated),
+    }
+
+
+def alignment_counts(distances: Tensor) -> dict[str, float]:
+    """Sums over one clip for the alignment accuracy.
+
+    Args:
+        distances: (T,T), audio frame i to video frame j.
+
+    Returns:
+        Sums of paired and unpaired distances, frames whose nearest video frame is their own (within 0 and
+        within 1 frame), and the counts to divide by.
+    """
+    frames = len(distances)
+    paired = float(distances.diagonal().sum())
+    nearest = distances.argmin(1)
+    offset = (nearest - torch.arange(frames, device=distances.device)).abs()
+    return {
+        "paired_sum": paired,
+        "unpaired_sum": float(distances.sum()) - paired,
+        "aligned0": float((offset == 0).sum()),
+        "aligned1": float((offset <= 1).sum()),
+        "pairs": frames,
+        "unpaired_pairs": frames * (frames - 1),
     }
 
 

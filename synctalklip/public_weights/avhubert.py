@@ -1,4 +1,8 @@
-"""Files of stage 1 brought into one form: public fairseq AV-HuBERT ones, and ours."""
+"""Files of stage 1 brought into one form: public fairseq AV-HuBERT ones, and ours.
+
+Names and values of the public configurations are those of facebookresearch/av_hubert (avhubert/hubert.py,
+hubert_asr.py, hubert_pretraining.py).
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,15 +13,72 @@ import torch
 from torch import Tensor
 
 from synctalklip import checkpoint
-from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig
+from synctalklip.avsyncnet.config import (
+    AVHubertConfig,
+    AVSyncNetConfig,
+    decoder_structure,
+    encoder_structure,
+    heads_of,
+    size_hint,
+)
 from synctalklip.avsyncnet.expert import ENCODER_PREFIX, FINE_TUNED, PRETRAINED, decoder_settings, encoder_settings
 from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.model import AVSyncNet
-from synctalklip.avsyncnet.structure import decoder_structure, encoder_structure, heads_of, size_hint
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.text import TextError, Tokenizer
-from synctalklip.public_weights import public_layout as layout
 from synctalklip.public_weights.pickle import Inert, plain
+
+PRETRAIN_MODEL, SEQ2SEQ_MODEL, TASK = "av_hubert", "av_hubert_seq2seq", "av_hubert_pretraining"
+
+# Settings that both sides have under one name.
+ENCODER_NAMES = frozenset(
+    """encoder_layers encoder_embed_dim encoder_ffn_embed_dim encoder_attention_heads conv_pos conv_pos_groups
+    resnet_relu_type audio_feat_dim modality_fuse dropout attention_dropout activation_dropout dropout_input
+    encoder_layerdrop feature_grad_mult final_dim untie_final_proj logit_temp masking_type selection_type
+    mask_prob_audio mask_length_audio mask_prob_image mask_length_image modality_dropout audio_dropout""".split()
+)
+DECODER_NAMES = frozenset(
+    """decoder_layers decoder_embed_dim decoder_ffn_embed_dim decoder_attention_heads decoder_dropout
+    decoder_attention_dropout decoder_activation_dropout max_target_positions""".split()
+)
+
+# What AVHubert, TextDecoder and the clips are built for. A file that says otherwise computes something else.
+ENCODER_FIXED: dict[str, Any] = {
+    "layer_norm_first": True,
+    "activation_fn": "gelu",
+    "sub_encoder_layers": 0,
+    "target_glu": False,
+    "sim_type": "cosine",
+}
+DECODER_FIXED: dict[str, Any] = {
+    "decoder_normalize_before": True,
+    "decoder_learned_pos": False,
+    "share_decoder_input_output_embed": True,
+    "no_scale_embedding": True,
+    "no_token_positional_embeddings": False,
+}
+TASK_FIXED: dict[str, Any] = {
+    "normalize": True,
+    "stack_order_audio": 4,
+    "image_crop_size": 88,
+    "image_mean": 0.421,
+    "image_std": 0.165,
+}
+
+# Known, and without meaning here: training of theirs, or removed features of fairseq.
+UNUSED_NAMES = frozenset(
+    """_name w2v_path w2v_args no_pretrained_weights final_dropout apply_mask mask_length mask_prob mask_selection
+    mask_other no_mask_overlap mask_min_space mask_channel_length mask_channel_prob mask_channel_selection
+    mask_channel_other mask_channel_min_space no_mask_channel_overlap freeze_finetune_updates layerdrop
+    decoder_layerdrop normalize data label_rate extractor_mode conv_feature_layers conv_bias latent_temp
+    dropout_features skip_masked skip_nomask resnet_weights input_modality wav_input""".split()
+)
+
+# The structure of every public model; ours can be another, which the public code could not build.
+PUBLIC_RESNET: dict[str, Any] = {"resnet_width": 64, "resnet_blocks": [2, 2, 2, 2]}
+
+# A number that older fairseq versions store with sinusoidal positions and never read.
+UNREAD_BUFFER = "decoder.embed_positions._float_tensor"
 
 
 @dataclass
@@ -146,10 +207,10 @@ def _structure(cfg: dict, weights: Mapping[str, Tensor], fine_tuned: bool, path:
     # Without the configuration of its pre-training, the overrides of fine-tuning say nothing about sizes.
     sized = not (foreign and fine_tuned) or bool(model.get("w2v_args"))
     stated = encoder_settings({"cfg": cfg}) if sized else {}
-    _assert_fixed(stated, layout.ENCODER_FIXED, path)
-    _assert_fixed(cfg.get("task") or {}, layout.TASK_FIXED, path)
+    _assert_fixed(stated, ENCODER_FIXED, path)
+    _assert_fixed(cfg.get("task") or {}, TASK_FIXED, path)
     if fine_tuned:
-        _assert_fixed(model, layout.DECODER_FIXED, path)
+        _assert_fixed(model, DECODER_FIXED, path)
         found |= decoder_structure(weights, path)
         stated |= decoder_settings({"cfg": cfg})
     stated = {key: value for key, value in stated.items() if value is not None}
@@ -250,7 +311,7 @@ def _assert_buildable(
 
 def _unknown(cfg: Mapping[str, Any], name: str) -> list[str]:
     own = set(AVSyncNetConfig.__dataclass_fields__) | {"num_classes", "ctc", "init_from"}
-    known = own | layout.UNUSED_NAMES | set(layout.ENCODER_FIXED) | set(layout.DECODER_FIXED) | set(layout.TASK_FIXED)
+    known = own | UNUSED_NAMES | set(ENCODER_FIXED) | set(DECODER_FIXED) | set(TASK_FIXED)
     model = cfg["model"]
     inner = (model.get("w2v_args") or {}).get("model") or {}
     return sorted(f"model.{key}" for key in model if key not in known) + sorted(

@@ -1,4 +1,4 @@
-"""A model of stage 1 as a checkpoint that the public AV-HuBERT code reads (facts parts 1.4, 1.6 and 1.10)."""
+"""A model of stage 1 as a checkpoint that the public code reads (facebookresearch/av_hubert under fairseq)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +11,19 @@ from synctalklip import checkpoint
 from synctalklip.avsyncnet.expert import ENCODER_PREFIX
 from synctalklip.checkpoint import CheckpointError, write_atomically
 from synctalklip.data.text import Tokenizer
-from synctalklip.public_weights import public_layout as layout
-from synctalklip.public_weights.avhubert import StageOne
+from synctalklip.public_weights.avhubert import (
+    DECODER_FIXED,
+    DECODER_NAMES,
+    ENCODER_FIXED,
+    ENCODER_NAMES,
+    PRETRAIN_MODEL,
+    PUBLIC_RESNET,
+    SEQ2SEQ_MODEL,
+    TASK,
+    TASK_FIXED,
+    UNREAD_BUFFER,
+    StageOne,
+)
 
 # Ids below belong to the special symbols of every fairseq dictionary; its text file leaves them out.
 _SPECIAL = 4
@@ -56,9 +67,7 @@ def export(model: StageOne, output: Path, source: str | Path) -> list[str]:
 
 def _assert_public(model: StageOne, fine_tuned: bool, source: str | Path) -> None:
     config = model.config
-    wrong = [
-        f"{key} is {config[key]}, not {value}" for key, value in layout.PUBLIC_RESNET.items() if config[key] != value
-    ]
+    wrong = [f"{key} is {config[key]}, not {value}" for key, value in PUBLIC_RESNET.items() if config[key] != value]
     if fine_tuned and config["decoder_embed_dim"] != config["encoder_embed_dim"]:
         wrong.append("its decoder is not as wide as its encoder")
     if fine_tuned and model.tokenizer is None:
@@ -78,20 +87,20 @@ def _weights(model: StageOne, fine_tuned: bool) -> tuple[dict[str, Tensor], list
     if fine_tuned:
         # The public model keeps the embeddings of its pre-training labels, which nothing reads.
         unread = torch.zeros(_SPECIAL, model.config["final_dim"])
-        kept = {prefix + "label_embs_concat": unread, layout.UNREAD_BUFFER: torch.zeros(1)} | kept
+        kept = {prefix + "label_embs_concat": unread, UNREAD_BUFFER: torch.zeros(1)} | kept
     return kept, sorted(set(model.weights) - set(kept))
 
 
 def _pretraining(config: Mapping[str, Any], folder: Path, labels: list[str]) -> dict[str, Any]:
-    model = {key: config[key] for key in sorted(layout.ENCODER_NAMES)} | layout.ENCODER_FIXED
+    model = {key: config[key] for key in sorted(ENCODER_NAMES)} | ENCODER_FIXED
     task = _task(folder) | {"labels": labels, "fine_tuning": False, "is_s2s": False, "label_rate": 25}
-    return _groups({"_name": layout.PRETRAIN_MODEL, "label_rate": 25} | model, task, {"_name": "av_hubert"})
+    return _groups({"_name": PRETRAIN_MODEL, "label_rate": 25} | model, task, {"_name": "av_hubert"})
 
 
 def _fine_tuning(config: Mapping[str, Any], folder: Path, pretraining: dict[str, Any]) -> dict[str, Any]:
     dropouts = ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "feature_grad_mult")
     model = {
-        "_name": layout.SEQ2SEQ_MODEL,
+        "_name": SEQ2SEQ_MODEL,
         "w2v_path": "",
         "normalize": True,
         "data": str(folder),
@@ -99,8 +108,8 @@ def _fine_tuning(config: Mapping[str, Any], folder: Path, pretraining: dict[str,
         "freeze_finetune_updates": 0,
         "layerdrop": config["encoder_layerdrop"],
         **{key: config[key] for key in dropouts},
-        **{key: config[key] for key in sorted(layout.DECODER_NAMES)},
-        **layout.DECODER_FIXED,
+        **{key: config[key] for key in sorted(DECODER_NAMES)},
+        **DECODER_FIXED,
         "w2v_args": pretraining,
     }
     task = _task(folder) | {
@@ -116,7 +125,7 @@ def _fine_tuning(config: Mapping[str, Any], folder: Path, pretraining: dict[str,
 
 def _task(folder: Path) -> dict[str, Any]:
     return {
-        "_name": layout.TASK,
+        "_name": TASK,
         "data": str(folder),
         "label_dir": str(folder),
         "sample_rate": 25,
@@ -125,7 +134,7 @@ def _task(folder: Path) -> dict[str, Any]:
         "pad_audio": True,
         "random_crop": False,
         "modalities": ["audio", "video"],
-        **layout.TASK_FIXED,
+        **TASK_FIXED,
     }
 
 

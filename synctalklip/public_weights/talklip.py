@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from synctalklip import checkpoint
-from synctalklip.avsyncnet.config import AVHubertConfig
-from synctalklip.avsyncnet.structure import encoder_name, encoder_structure, heads_of
+from synctalklip.avsyncnet.config import AVHubertConfig, encoder_name, encoder_structure, heads_of
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.cli import CONFIGS
 from synctalklip.generator.discriminator import Discriminator

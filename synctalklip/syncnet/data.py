@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from synctalklip.data.clips import ClipReader
+from synctalklip.data.features import CEPSTRA, SYNC_FRAMES, sound_windows
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import MetricError
-from synctalklip.syncnet.network import COEFFICIENTS, FRAMES, sound_windows
 
 
 def augment(faces: np.ndarray, shift: int, gain: float, colour: float, rng: np.random.Generator) -> np.ndarray:
@@ -53,7 +53,7 @@ def recolour_sound(windows: Tensor, channel: float, rng: np.random.Generator) ->
     Returns:
         Same shape.
     """
-    change = channel * rng.standard_normal(COEFFICIENTS).astype(np.float32)
+    change = channel * rng.standard_normal(CEPSTRA).astype(np.float32)
     return windows + torch.from_numpy(change)[:, None]
 
 
@@ -75,8 +75,8 @@ class SegmentBatches(Dataset):
     """
 
     def __init__(self, reader: ClipReader, cfg: DictConfig, seed: int, rank: int = 0, world: int = 1) -> None:
-        if cfg.frames < 2 * FRAMES:
-            raise MetricError(f"train.frames={cfg.frames}: a segment needs at least {2 * FRAMES} frames")
+        if cfg.frames < 2 * SYNC_FRAMES:
+            raise MetricError(f"train.frames={cfg.frames}: a segment needs at least {2 * SYNC_FRAMES} frames")
         self.per_step = min(cfg.batch_size, len(reader))
         if self.per_step < world:
             raise MetricError(f"a batch of {self.per_step} clips cannot be shared by {world} processes")
@@ -99,15 +99,15 @@ class SegmentBatches(Dataset):
             segment = np.asarray(self.reader.faces(i)[start : start + length])
             faces.append(augment(segment, self.cfg.shift, self.cfg.gain, self.cfg.colour, rng))
             windows = sound_windows(torch.as_tensor(self.reader.mfcc(i)), self.reader.clips[i].frames)
-            sound.append(recolour_sound(windows[start : start + length - FRAMES + 1], self.cfg.channel, rng))
+            sound.append(recolour_sound(windows[start : start + length - SYNC_FRAMES + 1], self.cfg.channel, rng))
         return torch.from_numpy(np.stack(faces)), torch.stack(sound)
 
 
 def long_enough(clips: list[Clip], limit: int | None) -> list[Clip]:
     """The first `limit` clips that hold a wrong pair besides a right one; says how many do not."""
-    kept = [clip for clip in clips if clip.frames >= 2 * FRAMES]
+    kept = [clip for clip in clips if clip.frames >= 2 * SYNC_FRAMES]
     if len(kept) < len(clips):
-        print(f"{len(clips) - len(kept)} of {len(clips)} clips are shorter than {2 * FRAMES} frames: left out")
+        print(f"{len(clips) - len(kept)} of {len(clips)} clips are shorter than {2 * SYNC_FRAMES} frames: left out")
     if not kept:
-        raise MetricError(f"no clip has {2 * FRAMES} frames: a SyncNet cannot be trained on this corpus")
+        raise MetricError(f"no clip has {2 * SYNC_FRAMES} frames: a SyncNet cannot be trained on this corpus")
     return kept[:limit]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from synctalklip.checkpoint import file_hash
+from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.syncnet.lse import load_syncnet
-from synctalklip.syncnet.network import FRAMES
 
 
 class SyncExpert(nn.Module):
@@ -46,7 +46,7 @@ class SyncExpert(nn.Module):
         """
         # SyncNet reads stored pictures: values 0..255, channels last.
         pixels = self.syncnet.pixels((faces.float() * 255).permute(0, 2, 3, 1))
-        windows = pixels.unflatten(1, (-1, FRAMES)).transpose(0, 1)
+        windows = pixels.unflatten(1, (-1, SYNC_FRAMES)).transpose(0, 1)
         with torch.no_grad():
             audio = self.syncnet.embed_audio(sound.unsqueeze(1).float())
         return self.syncnet.embed_video(windows), audio

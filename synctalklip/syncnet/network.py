@@ -9,35 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synctalklip.data.features import CEPSTRA, SYNC_FRAMES, sound_windows
 from synctalklip.errors import MetricError
 
-FRAMES = 5
-STEPS_PER_FRAME = 4
-STEPS = FRAMES * STEPS_PER_FRAME
-COEFFICIENTS = 13
 FACE = 96  # pixels of a face crop's side
-
-
-def sound_windows(mfcc: Tensor, frames: int) -> Tensor:
-    """Cut the MFCC of a clip into the windows that belong to its video windows.
-
-    Args:
-        mfcc: (4T,13) at 100 Hz; shorter or longer by a few steps is cut or filled with the last step.
-        frames: T.
-
-    Returns:
-        (W,1,13,20).
-
-    Raises:
-        MetricError: fewer than 5 frames, or no sound.
-    """
-    if frames < FRAMES or len(mfcc) == 0:
-        raise MetricError(f"sync scores need at least {FRAMES} frames and sound, got {frames} frames")
-    missing = frames * STEPS_PER_FRAME - len(mfcc)
-    if missing > 0:
-        mfcc = torch.cat([mfcc, mfcc[-1:].expand(missing, -1)])
-    windows = mfcc[: frames * STEPS_PER_FRAME].unfold(0, STEPS, STEPS_PER_FRAME)
-    return windows.unsqueeze(1)
 
 
 def _stack(layers: list[nn.Module]) -> nn.Sequential:
@@ -98,8 +73,8 @@ class _WindowEmbedder(nn.Module):
         faces = torch.as_tensor(faces)
         video = []
         for start in range(0, len(windows), self.chunk):
-            clip = self.pixels(faces[start : start + self.chunk + FRAMES - 1].to(device))
-            video.append(self.embed_video(clip.unsqueeze(0)).reshape(clip.shape[1] - FRAMES + 1, -1))
+            clip = self.pixels(faces[start : start + self.chunk + SYNC_FRAMES - 1].to(device))
+            video.append(self.embed_video(clip.unsqueeze(0)).reshape(clip.shape[1] - SYNC_FRAMES + 1, -1))
         audio = [self.embed_audio(part) for part in windows.split(self.chunk)]
         return torch.cat(video).cpu(), torch.cat(audio).cpu()
 
@@ -198,11 +173,11 @@ class SmallSyncNet(_WindowEmbedder):
         )
         self.frame_features = nn.Linear(4 * width * 3 * 6, embedding)
         self.video_head = nn.Sequential(
-            nn.Conv1d(embedding, 2 * embedding, FRAMES), nn.ReLU(), nn.Conv1d(2 * embedding, embedding, 1)
+            nn.Conv1d(embedding, 2 * embedding, SYNC_FRAMES), nn.ReLU(), nn.Conv1d(2 * embedding, embedding, 1)
         )
-        self.sound_norm = nn.BatchNorm1d(COEFFICIENTS)
+        self.sound_norm = nn.BatchNorm1d(CEPSTRA)
         self.sound_trunk = nn.Sequential(
-            nn.Conv1d(COEFFICIENTS, 4 * width, 5, padding=2),
+            nn.Conv1d(CEPSTRA, 4 * width, 5, padding=2),
             nn.ReLU(),
             nn.Conv1d(4 * width, 8 * width, 4, stride=2, padding=1),
             nn.ReLU(),
@@ -210,7 +185,7 @@ class SmallSyncNet(_WindowEmbedder):
             nn.ReLU(),
         )
         self.sound_head = nn.Sequential(
-            nn.Linear(8 * width * FRAMES, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, embedding)
+            nn.Linear(8 * width * SYNC_FRAMES, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, embedding)
         )
 
     def pixels(self, faces: Tensor) -> Tensor:
@@ -232,4 +207,4 @@ class SmallSyncNet(_WindowEmbedder):
         images = frames.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         features = self.frame_features(self.frame_trunk(images).flatten(1)).reshape(count, length, -1)
         embedded = F.normalize(self.video_head(features.transpose(1, 2)).transpose(1, 2), dim=-1)
-        return embedded.squeeze(1) if length == FRAMES else embedded
+        return embedded.squeeze(1) if length == SYNC_FRAMES else embedded

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from synctalklip import checkpoint
 from synctalklip.data.clips import ClipReader
+from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.data.manifest import read_manifest
 from synctalklip.device import choose_device, choose_precision, record_precision
 from synctalklip.errors import MetricError
 from synctalklip.syncnet.data import SegmentBatches, long_enough
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet, score_clip
-from synctalklip.syncnet.network import FRAMES
 
 
 def window_contrast(
@@ -67,8 +67,8 @@ class PairEmbedder(nn.Module):
         """faces (B,L,96,96,3) uint8, sound (B,W,1,13,20) -> video (B,W,E), audio (B,W,E)."""
         count, length = faces.shape[:2]
         pixels = self.syncnet.pixels(faces.flatten(0, 1)).unflatten(1, (count, length)).transpose(0, 1)
-        video = self.syncnet.embed_video(pixels).reshape(count, length - FRAMES + 1, -1)
-        audio = self.syncnet.embed_audio(sound.flatten(0, 1)).reshape(count, length - FRAMES + 1, -1)
+        video = self.syncnet.embed_video(pixels).reshape(count, length - SYNC_FRAMES + 1, -1)
+        audio = self.syncnet.embed_audio(sound.flatten(0, 1)).reshape(count, length - SYNC_FRAMES + 1, -1)
         return video, audio
 
 

@@ -15,15 +15,16 @@ from synctalklip.avsyncnet.criterion import (
     MaskedPredictionConfig,
     MaskedPredictionCriterion,
     NonFiniteLoss,
+    ctc,
 )
 from synctalklip.avsyncnet.fairseq_models import FairseqAVHubert, FairseqAVSyncNet
-from synctalklip.avsyncnet.measures import alignment_counts, ctc
 from synctalklip.avsyncnet.model import AVHubertConfig, AVSyncNetConfig
 from synctalklip.data.dataset import ClipDataset
 from synctalklip.data.manifest import read_manifest
 from synctalklip.data.text import EOS, PAD, Tokenizer
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import lip_reading
+from synctalklip.metrics.avs import alignment_counts
 
 SMALL = {
     "encoder_layers": 1,

@@ -8,7 +8,7 @@ from stage1_factory import PRETRAIN, configure
 
 from synctalklip.avsyncnet.config import AVHubertConfig
 from synctalklip.avsyncnet.hubert import AVHubert
-from synctalklip.avsyncnet.speed import prepare_for_training
+from synctalklip.avsyncnet.model import prepare_for_training
 from synctalklip.errors import SyncTalklipError
 
 SMALL = {

@@ -9,18 +9,18 @@ from prepared_factory import make_prepared
 from torch.utils.data import DataLoader
 
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.draws import SilenceConfig, quiet_starts
 from synctalklip.data.features import audio_features
 from synctalklip.data.manifest import read_manifest
 from synctalklip.data.text import Tokenizer
-from synctalklip.data.windows import (
+from synctalklip.data.window_sampling import (
     ImageBudget,
+    SilenceConfig,
     WindowConfig,
-    WindowDataset,
-    collate,
     identity_start,
+    quiet_starts,
     window_starts,
 )
+from synctalklip.data.windows import WindowDataset, collate
 from synctalklip.errors import SyncTalklipError
 
 CONFIG = WindowConfig(frames=5, fraction=0.08, min_windows=2, max_windows=None, identity="window", min_gap=3)
@@ -76,7 +76,7 @@ def test_an_item_holds_what_belongs_together(prepared):
     data = dataset(prepared)
     item = data[0, 1]
     clip = data.reader.clips[1]
-    frames, identity = data.draw(0, 1)
+    frames, identity = data.sampled_frames(0, 1)
     np.testing.assert_array_equal(item["frames"], frames)
     np.testing.assert_array_equal(item["target"], data.reader.faces(1)[frames])
     np.testing.assert_array_equal(item["identity"], data.reader.faces(1)[identity])
@@ -89,21 +89,21 @@ def test_an_item_holds_what_belongs_together(prepared):
 
 def test_frame_identity_holds_one_frame_for_a_window(prepared):
     config = WindowConfig(5, 0.08, 2, None, "frame", 3)
-    _, identity = dataset(prepared, config=config).draw(0, 0)
+    _, identity = dataset(prepared, config=config).sampled_frames(0, 0)
     assert all(len(set(identity[i : i + 5])) == 1 for i in range(0, len(identity), 5))
 
 
 def test_draws_depend_on_seed_epoch_and_clip_alone(prepared):
     data = dataset(prepared)
-    first = [data.draw(epoch, 1) for epoch in (0, 0, 1)]
+    first = [data.sampled_frames(epoch, 1) for epoch in (0, 0, 1)]
     np.testing.assert_array_equal(first[0], first[1])
     assert not np.array_equal(first[0], first[2])
-    assert not np.array_equal(first[0], dataset(prepared, seed=2).draw(0, 1))
+    assert not np.array_equal(first[0], dataset(prepared, seed=2).sampled_frames(0, 1))
 
 
 def test_validation_is_the_same_every_epoch_and_covers_every_clip(prepared):
     data = dataset(prepared, "valid")
-    np.testing.assert_array_equal(data.draw(0, 0), data.draw(7, 0))
+    np.testing.assert_array_equal(data.sampled_frames(0, 0), data.sampled_frames(7, 0))
     batches = list(ImageBudget(data.images(), [20, 31], 10, 1, shuffle=False))
     assert sorted(index for batch in batches for _, index in batch) == [0, 1]
 
@@ -192,7 +192,7 @@ def test_windows_of_any_clip_hold_to_the_paper(prepared, seed):
     data = dataset(prepared, config=config)
     object.__setattr__(data.reader.clips[0], "frames", length)
     try:
-        target, identity = data.draw(int(rng.integers(100)), 0)
+        target, identity = data.sampled_frames(int(rng.integers(100)), 0)
     finally:
         object.__setattr__(data.reader.clips[0], "frames", 20)
     windows, sources = target.reshape(-1, 5), identity.reshape(-1, 5)
@@ -259,7 +259,7 @@ def test_silence_comes_as_often_as_asked_only_in_training_and_where_there_is_som
     assert not valid.plan(0, 0).silent.any()
     plain = dataset(prepared)
     without = silent_dataset(prepared, 0.0)
-    np.testing.assert_array_equal(plain.draw(3, 1)[0], without.draw(3, 1)[0])
+    np.testing.assert_array_equal(plain.sampled_frames(3, 1)[0], without.sampled_frames(3, 1)[0])
 
 
 def test_collated_frames_know_what_is_spoken_and_its_sound(prepared):

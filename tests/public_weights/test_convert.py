@@ -250,7 +250,7 @@ def test_our_own_checkpoint_becomes_a_folder_too(tmp_path, model_bytes):
     ],
 )
 def test_public_sizes_are_recognised(tmp_path, sizes, decoder, name, parameters):
-    from synctalklip.avsyncnet.structure import encoder_name
+    from synctalklip.avsyncnet.config import encoder_name
 
     with torch.device("meta"):
         if decoder is None:

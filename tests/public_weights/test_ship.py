@@ -9,7 +9,7 @@ from synctalklip import checkpoint
 from synctalklip.avsyncnet.expert import load_expert
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.generator.model import TalkingFaceGenerator, load_generator, save_generator
-from synctalklip.public_weights.ship import ship
+from synctalklip.public_weights.convert import ship
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, load_syncnet, save_syncnet
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from synctalklip import checkpoint
+from synctalklip.data.features import sound_windows
 from synctalklip.errors import MetricError
 from synctalklip.syncnet.lse import (
     SmallSyncNet,
@@ -22,7 +23,6 @@ from synctalklip.syncnet.lse import (
     save_syncnet,
     score_clip,
 )
-from synctalklip.syncnet.network import sound_windows
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden vectors are not at ../shared/golden")

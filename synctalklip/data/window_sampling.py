@@ -1,13 +1,14 @@
-"""Where the windows of stage 2 lie in a clip: consecutive frames to paint, frames that show who it is, silence.
+"""Sampling of stage 2: where windows lie in a clip (frames to paint, identity frames, silence), which clips batch.
 
 Legend: T video frames at 25 Hz, S sound samples at 16 kHz.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Sampler
 
 from synctalklip.data.augment import FaceAugmentation
 from synctalklip.errors import SyncTalklipError
@@ -151,3 +152,71 @@ class Plan:
     starts: np.ndarray
     sources: np.ndarray
     silent: np.ndarray
+
+
+class ImageBudget(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, clip index) of about equal numbers of frames to paint.
+
+    Clips of like length share a batch, which keeps padding small. The order of clips and of batches is drawn
+    anew every epoch from (seed, epoch).
+
+    Args:
+        images: number of frames to paint of each clip.
+        lengths: T of each clip.
+        budget: most frames to paint in a batch; a clip that alone has more is a batch of its own.
+        seed: seed of the order.
+        shuffle: False keeps the order of the manifest and gives one epoch (validation).
+        skip: number of batches to leave out at the start (a resumed run).
+        rank: number of this process.
+        processes: number of processes; each takes its share of the batches.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[int],
+        lengths: Sequence[int],
+        budget: int,
+        seed: int,
+        shuffle: bool,
+        skip: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ):
+        if budget < 1:
+            raise SyncTalklipError(f"images per batch is {budget}; at least 1 is needed")
+        self.images, self.lengths = np.asarray(images), np.asarray(lengths)
+        self.budget, self.seed, self.shuffle = budget, seed, shuffle
+        self.skip, self.rank, self.processes = skip, rank, processes
+
+    def epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """All batches of an epoch; every clip is in exactly one."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = np.arange(len(self.images))
+        if self.shuffle:
+            order = rng.permutation(order)
+            # Rounded lengths make like clips meet while chance still decides which.
+            order = order[np.argsort(self.lengths[order] // 10, kind="stable")]
+        batches: list[list[tuple[int, int]]] = []
+        filled = 0
+        for index in order.tolist():
+            if not batches or filled + self.images[index] > self.budget:
+                batches.append([])
+                filled = 0
+            batches[-1].append((epoch, index))
+            filled += self.images[index]
+        return [batches[i] for i in rng.permutation(len(batches))] if self.shuffle else batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Endless over the epochs when shuffled, one epoch otherwise."""
+        if not self.shuffle:
+            yield from self.epoch(0)[self.rank :: self.processes]
+            return
+        epoch, skip = 0, self.skip
+        while True:
+            batches = self.epoch(epoch)
+            # Every process takes part in every step: what does not divide starts the epoch's shares anew.
+            share = -(-len(batches) // self.processes)
+            mine = [batches[(self.rank + i * self.processes) % len(batches)] for i in range(share)]
+            yield from mine[skip:] if skip < share else []
+            skip = max(0, skip - share)
+            epoch += 1

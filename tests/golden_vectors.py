@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).resolve().parents[3] / "shared" / "golden"
+FOLDER = Path(__file__).resolve().parents[2] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not FOLDER.is_dir(), reason="the golden vectors (../shared/golden) are not here")
 
 TINY = {

@@ -16,7 +16,7 @@ from synctalklip.data import media
 SEEK_MARGIN = Fraction(1)
 
 
-class Playback:
+class PingPongReader:
     """A source of known length, played forwards and backwards for as long as it is asked.
 
     A source that fits into `budget` bytes is decoded once and kept. A longer one is decoded again on every
@@ -32,7 +32,7 @@ class Playback:
     def __init__(self, path: str | Path, fps: Fraction, frames: int, budget: int):
         self.path, self.fps, self.frames, self.budget = Path(path), fps, frames, budget
 
-    def play(self) -> Iterator[np.ndarray]:
+    def read(self) -> Iterator[np.ndarray]:
         """Frames 0, 1, ... T-1, T-2, ... 1, 0, 1, ...: the order of `timeline.ping_pong`, without an end.
 
         The reader may write into what it gets.
