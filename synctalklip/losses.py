@@ -7,12 +7,12 @@ L tokens, V symbols, K clusters.
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from synctalklip.errors import SyncTalklipError
 
-HEADS = ("identity", "audio_linear", "positive")
+CONTRASTS = ("cross_entropy", "margin")
 
 
 def cosine_logits(features: Tensor, codebook: Tensor, temperature: float = 0.1) -> Tensor:
@@ -62,58 +62,48 @@ def lip_reading(
     return total / divisors[reduction]
 
 
-class AVDistance(nn.Module):
-    """theta of eqs. 5 and 11: F(|a - v|_1 * tau), one class for both stages, so that they share a metric.
-
-    Args:
-        dim: D.
-        head: F. `identity`; `audio_linear`, a linear layer on the audio embedding (the authors' code);
-            `positive`, a linear layer over the coordinate distances whose weights are positive and sum
-            to D. A free scalar is refused: its weight runs to infinity.
-        normalize: embeddings to unit L2 length first; without it eq. 12 has no lower bound.
-        tau: scale of the distance.
-    """
-
-    def __init__(self, dim: int, head: str = "identity", normalize: bool = True, tau: float = 1.0):
-        super().__init__()
-        if head not in HEADS:
-            raise SyncTalklipError(
-                f"distance head {head!r} is none of {', '.join(HEADS)} (a free scalar head is degenerate: its "
-                "weight grows without bound)"
-            )
-        self.head, self.normalize, self.tau = head, normalize, tau
-        if head == "audio_linear":
-            self.audio_linear = nn.Linear(dim, dim)
-        if head == "positive":
-            self.coordinate_logits = nn.Parameter(torch.zeros(dim))
-
-    def _unit(self, x: Tensor) -> Tensor:
-        return functional.normalize(x, dim=-1) if self.normalize else x
-
-    def _project(self, audio: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
-        audio, video = self._unit(audio.float()), self._unit(video.float())
-        if self.head == "audio_linear":
-            audio = self._unit(self.audio_linear(audio.to(self.audio_linear.weight.dtype)).float())
-        if self.head == "positive":
-            weights = self.coordinate_logits.softmax(0) * len(self.coordinate_logits)
-            audio, video = audio * weights, video * weights
-        return audio, video
-
-    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
-        """Distance of each pair, (...,D), (...,D) -> (...)."""
-        audio, video = self._project(audio, video)
-        return (audio - video).abs().sum(-1) * self.tau
-
-    def matrix(self, audio: Tensor, video: Tensor) -> Tensor:
-        """Distance of every audio row to every video row, (N,D), (M,D) -> (N,M)."""
-        audio, video = self._project(audio, video)
-        return torch.cdist(audio, video, p=1) * self.tau
-
-
 def alignment(distances: Tensor, padding_mask: Tensor) -> Tensor:
     """Eq. 5: mean distance over the frames that are no padding; both (B,T), mask true = padded."""
     counted = ~padding_mask
     return distances.masked_fill(padding_mask, 0).sum() / counted.sum().clamp(min=1)
+
+
+def frame_contrast(
+    distances: Tensor, padding_mask: Tensor, form: str = "cross_entropy", min_gap: int = 1, margin: float = 1.0
+) -> Tensor:
+    """Eq. 5 with negatives, our extension: a frame is nearer to its own sound than to that of others of its clip.
+
+    Eq. 5 alone pushes nothing away, and a learned F answers it with a constant. Both directions count alike: the
+    mouths that a sound could belong to, and the sounds that a mouth could.
+
+    Args:
+        distances: (B,T,T), sound i to mouth j of the same clip.
+        padding_mask: (B,T) bool, true where padded.
+        form: `cross_entropy` over the frames on minus the distance; or `margin`, how much less than `margin` a
+            negative is farther than the own frame, mean over the negatives.
+        min_gap: frames nearer than this are no negatives.
+
+    Returns:
+        Scalar, mean over frames and directions.
+    """
+    if form not in CONTRASTS:
+        raise SyncTalklipError(f"distance loss form {form!r} is none of {', '.join(CONTRASTS)}")
+    counted = ~padding_mask
+    frames = torch.arange(distances.shape[1], device=distances.device)
+    near = (frames[:, None] - frames[None]).abs() < max(min_gap, 1)
+    negatives = ~near & counted[:, None, :]
+    sides = [contrast_rows(table.float(), negatives, form, margin) for table in (distances, distances.transpose(1, 2))]
+    return sum(rows.masked_fill(padding_mask, 0).sum() for rows in sides) / (2 * counted.sum().clamp(min=1))
+
+
+def contrast_rows(distances: Tensor, negatives: Tensor, form: str, margin: float) -> Tensor:
+    """Each row of (B,T,T) against its own frame, (B,T); see `frame_contrast`."""
+    own = distances.diagonal(dim1=1, dim2=2)
+    if form == "margin":
+        short = functional.relu(margin + own[..., None] - distances).masked_fill(~negatives, 0)
+        return short.sum(-1) / negatives.sum(-1).clamp(min=1)
+    others = (-distances).masked_fill(~negatives, float("-inf"))
+    return own + torch.logsumexp(torch.cat([-own[..., None], others], dim=-1), dim=-1)
 
 
 # Top, bottom, left and right edge as fractions of the face crop, which the preparation places by eyes and nose.

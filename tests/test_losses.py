@@ -43,36 +43,6 @@ def test_lip_reading_without_smoothing_is_cross_entropy():
     torch.testing.assert_close(losses.lip_reading(logits, targets, 0.0), expected)
 
 
-@pytest.mark.parametrize("head", losses.HEADS)
-def test_distance_matrix_holds_the_pairwise_distances(head):
-    torch.manual_seed(0)
-    distance = losses.AVDistance(8, head, tau=0.5)
-    audio, video = torch.randn(5, 8), torch.randn(5, 8)
-    matrix = distance.matrix(audio, video)
-    for i in range(5):
-        for j in range(5):
-            torch.testing.assert_close(matrix[i, j], distance(audio[i], video[j]), rtol=1e-4, atol=1e-5)
-
-
-def test_distance_by_hand():
-    a, v = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
-    assert losses.AVDistance(2, normalize=False, tau=2.0)(a, v).item() == pytest.approx(10.0)
-    assert losses.AVDistance(2)(a, v).item() == pytest.approx(0.6 + 0.2, rel=1e-5)
-
-
-def test_positive_head_keeps_the_sum_of_its_weights():
-    distance = losses.AVDistance(4, "positive", normalize=False)
-    with torch.no_grad():
-        distance.coordinate_logits.copy_(torch.tensor([5.0, 0.0, -3.0, 1.0]))
-    ones = torch.ones(4)
-    assert distance(ones, torch.zeros(4)).item() == pytest.approx(4.0, rel=1e-5)
-
-
-def test_free_scalar_head_is_refused():
-    with pytest.raises(SyncTalklipError, match="degenerate"):
-        losses.AVDistance(4, "scalar")
-
-
 def test_alignment_ignores_padding():
     distances = torch.tensor([[1.0, 3.0, 100.0], [2.0, 2.0, 2.0]])
     padding = torch.tensor([[False, False, True], [False, False, False]])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synctalklip.avsyncnet import masking
-from synctalklip.avsyncnet.config import AVHubertConfig, assert_choice
+from synctalklip.avsyncnet.config import FRONT_END, LAST, AVHubertConfig, assert_choice
 from synctalklip.avsyncnet.frontend import AudioFrontend, VideoFrontend, scale_gradient
 from synctalklip.avsyncnet.masking import FrameMasks
 from synctalklip.avsyncnet.transformer import TransformerEncoder
@@ -104,8 +104,63 @@ class AVHubert(nn.Module):
 
     def encode_features(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """`encode` of video whose ResNet features, (B, T, 8 W), are known -> (B, T, D)."""
-        parts = [None, self.feature_extractor_video.proj(features)]
-        return self.encoder(self._project(self._join(parts, *features.shape[:2])), padding_mask)
+        return self.view_of_features(features, padding_mask, LAST)
+
+    def view(
+        self,
+        audio: Tensor | None = None,
+        video: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        view: str = LAST,
+    ) -> Tensor:
+        """One modality at one place of the encoder -> (B, T, D); arguments as of `encode`.
+
+        Args:
+            view: `front_end`, the output of the modality's front-end, before the transformer; `last`, what `encode`
+                returns; or the number of a layer.
+        """
+        return self._view(*self._one(audio, video), padding_mask, view)
+
+    def view_of_features(self, features: Tensor, padding_mask: Tensor | None, view: str) -> Tensor:
+        """`view` of video whose ResNet features, (B, T, 8 W), are known -> (B, T, D)."""
+        return self._view(1, self.feature_extractor_video.proj(features), padding_mask, view)
+
+    def views(
+        self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None, view: str
+    ) -> tuple[Tensor, Tensor]:
+        """`encode` and `view` of one modality in one pass."""
+        return self._views(*self._one(audio, video), padding_mask, view)
+
+    def views_of_features(self, features: Tensor, padding_mask: Tensor | None, view: str) -> tuple[Tensor, Tensor]:
+        """`views` of video whose ResNet features, (B, T, 8 W), are known."""
+        return self._views(1, self.feature_extractor_video.proj(features), padding_mask, view)
+
+    def _one(self, audio: Tensor | None, video: Tensor | None) -> tuple[int, Tensor]:
+        """Which modality is there, 0 sound and 1 video, and its front-end's output (B, T, D)."""
+        if (audio is None) == (video is None):
+            raise ValueError("a view is of sound or of video: give one of them")
+        if video is None:
+            return 0, self._front_end(self.feature_extractor_audio, audio, None)
+        return 1, self._front_end(self.feature_extractor_video, video, None)
+
+    def _view(self, modality: int, features: Tensor, padding_mask: Tensor | None, view: str) -> Tensor:
+        if view == FRONT_END:
+            return features
+        x = self._fill(modality, features)
+        return self.encoder(x, padding_mask, None if view == LAST else int(view))
+
+    def _views(self, modality: int, features: Tensor, padding_mask: Tensor | None, view: str) -> tuple[Tensor, Tensor]:
+        x = self._fill(modality, features)
+        if view in (FRONT_END, LAST):
+            last = self.encoder(x, padding_mask)
+            return last, features if view == FRONT_END else last
+        return self.encoder.with_layer(x, padding_mask, int(view))
+
+    def _fill(self, modality: int, features: Tensor) -> Tensor:
+        """The transformer's input of one modality, the other one missing."""
+        parts: list[Tensor | None] = [None, None]
+        parts[modality] = features
+        return self._project(self._join(parts, *features.shape[:2]))
 
     def forward(
         self,

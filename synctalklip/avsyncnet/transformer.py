@@ -160,12 +160,24 @@ class TransformerEncoder(nn.Module):
         """
         if layer is not None and not 1 <= layer <= len(self.layers):
             raise SyncTalklipError(f"layer {layer} was asked for: the encoder has layers 1 to {len(self.layers)}")
+        x = self._run(self._place(x, padding_mask), self.layers[:layer], padding_mask)
+        return self.layer_norm(x) if layer is None else x
+
+    def with_layer(self, x: Tensor, padding_mask: Tensor | None, layer: int) -> tuple[Tensor, Tensor]:
+        """`forward` of all layers, and that of the first `layer` of them, in one pass."""
+        part = self._run(self._place(x, padding_mask), self.layers[:layer], padding_mask)
+        return self.layer_norm(self._run(part, self.layers[layer:], padding_mask)), part
+
+    def _place(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Add what tells frames their places."""
         if padding_mask is not None:
             x = x.masked_fill(padding_mask[..., None], 0)
-        x = F.dropout(x + self.pos_conv(x), self.dropout, self.training)
+        return F.dropout(x + self.pos_conv(x), self.dropout, self.training)
+
+    def _run(self, x: Tensor, layers: nn.ModuleList, padding_mask: Tensor | None) -> Tensor:
         keep = visible(padding_mask)
-        for module in self.layers[:layer]:
+        for module in layers:
             if self.training and self.layerdrop and torch.rand(()).item() < self.layerdrop:
                 continue
             x = module(x, keep)
-        return self.layer_norm(x) if layer is None else x
+        return x

@@ -92,7 +92,7 @@ def fine_tuning(cfg: DictConfig, size: dict[str, Any], device: torch.device) -> 
         seen, heard = model.encode(None, video, padding), model.encode(audio, None, padding)
         terms = {
             "lip": lip_reading(model.decode(previous, seen, padding), target),
-            "av": alignment(model.av_distance(heard, seen, padding), padding),
+            "av": alignment(model.distance(heard, seen, padding), padding),
         }
         return weighted_sum(terms, {"lip": 1.0, "av": 1.0})
 
