@@ -8,18 +8,20 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # Short tests gain nothing from two threads each when two of them run side by side.
 WORKERS ?= 2
-# Of the ablation: the demo corpus, seeds of each variant, and the variants (empty: all; else a,b,c).
+# Of the ablation: the corpus (synthetic or grid), seeds of each variant, and the variants (empty: all; else a,b,c).
 DATA ?= synthetic
 SEEDS ?= 3
 VARIANTS ?=
 
 # The corpus of make stage1-report: synthetic or grid.
 STAGE1 ?= synthetic
+# The end of a pipeline's name that a corpus stands for: nothing, or _grid.
+corpus = $(addprefix _,$(filter-out synthetic,$(1)))
 
 # The sweep of make grid-results: grid (two cores) or grid_gpu.
 RECIPE ?= $(if $(shell command -v nvidia-smi),grid_gpu,grid)
 
-.PHONY: help install demo grid ablation stage1-report grid-results check-results benchmark test lint format clean
+.PHONY: help install demo grid ablation stage1-report grid-results check-results benchmark test test-avx2 lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -34,22 +36,22 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED) ## A corpus on the spot, the shipped weights fine-tuned on it -> outputs/demo/report.md (FROM=nothing)
-	$(RUN) scripts/demo.py $(if $(filter nothing,$(FROM)),,demo=shipped)
+	$(RUN) scripts/pipeline.py pipeline=demo$(if $(filter nothing,$(FROM)),_from_nothing)
 
 grid: $(INSTALLED) ## All from nothing on real people: make grid GRID=folder-of-the-GRID-corpus
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid GRID=..."; exit 1; }
-	$(RUN) scripts/demo.py demo=grid 'data.root="$(GRID)"'
+	$(RUN) scripts/pipeline.py pipeline=demo_grid 'data.root="$(GRID)"'
 
 stage1-report: $(INSTALLED) ## Stage 1 in figures -> outputs/stage1/report.md (STAGE1=grid GRID=folder: real people)
-	$(RUN) scripts/stage1_report.py stage1=$(STAGE1) $(if $(GRID),'data.root="$(GRID)"')
+	$(RUN) scripts/pipeline.py pipeline=stage1$(call corpus,$(STAGE1)) $(if $(GRID),'data.root="$(GRID)"')
 
 ablation: $(INSTALLED) ## Variants x seeds -> tables 1, 3, 4: DATA=synthetic SEEDS=3 VARIANTS=synctalklip,no_lip
-	$(RUN) scripts/ablation.py demo=$(DATA) seeds=$(SEEDS) $(if $(VARIANTS),'sweep=[$(VARIANTS)]') \
+	$(RUN) scripts/pipeline.py pipeline=ablation$(call corpus,$(DATA)) seeds=$(SEEDS) $(if $(VARIANTS),'sweep=[$(VARIANTS)]') \
 		$(if $(GRID),'data.root="$(GRID)"')
 
 grid-results: $(INSTALLED) ## All runs behind RESULTS.md, then RESULTS.md: make grid-results GRID=folder
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make grid-results GRID=..."; exit 1; }
-	$(RUN) scripts/results.py 'data.root="$(GRID)"' sweep_recipe=$(RECIPE)
+	$(RUN) scripts/pipeline.py pipeline=results 'data.root="$(GRID)"' sweep_recipe=$(RECIPE)
 
 check-results: $(INSTALLED) ## The shipped weights measured again: make check-results GRID=folder
 	@test -n "$(GRID)" || { echo "Name the corpus folder: make check-results GRID=..."; exit 1; }
@@ -62,6 +64,9 @@ benchmark: $(INSTALLED) ## Speed: parts against their naive forms, whole steps, 
 
 test: $(INSTALLED) ## The test suite (at most 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+
+test-avx2: $(INSTALLED) ## The tests that train, as a machine without AVX-512 and bf16 runs them
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m trains
 
 lint: $(INSTALLED) ## Check style and the order of imports
 	$(RUN) -m ruff check .

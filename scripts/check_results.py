@@ -15,15 +15,15 @@ def main(cfg: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     from synctalklip.errors import SyncTalklipError
-    from synctalklip.pipeline.phases import run_phases
+    from synctalklip.pipeline.plan import plan_phases
+    from synctalklip.pipeline.run import run_planned
     from synctalklip.tables.check_results import compare, read_stated
 
     root = Path(__file__).resolve().parent.parent
     config = OmegaConf.to_container(cfg)
     # Weights that are not those of the figures are found before anything runs.
     stated = read_stated(config, root)
-    # A command is the same whatever weights lie in its folder, so none is skipped.
-    run_phases(config["phases"], Path(cfg.run.dir).resolve(), root, True, config["needs"], cfg.at_once)
+    run_planned(config, plan_phases(config), root)
     table, off = compare(config, stated, root)
     print(table)
     if off:

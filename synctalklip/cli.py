@@ -1,5 +1,6 @@
 """Entry of every script: Hydra composes and builds, user errors become one line on stderr."""
 
+import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,22 @@ from omegaconf import DictConfig, OmegaConf
 from synctalklip.errors import SyncTalklipError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+# Options of glibc's mallopt(3), in malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep the memory of freed tensors, for this process and those that it forks.
+
+    glibc gives large blocks back to the system at once, so that every training step asks for the same pages anew:
+    `benchmark.py stage1` measures what that costs.
+
+    Returns:
+        Whether the C library has such settings; where it is not glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # No trimming of the heap below the highest number that fits, and no block outside of it.
+    return mallopt is not None and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(_M_MMAP_MAX, 0))
 
 
 def _missing(node: Any, path: str = "") -> Iterator[str]:
@@ -31,7 +48,8 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable
     """Decorate `main(cfg)` of a script.
 
     Resolves the configuration first, so that a missing value or a mistyped key ends the run before any
-    heavy import, and writes it to `<run.dir>/config.yaml`.
+    heavy import, and writes it to `<run.dir>/config.yaml`. Memory is kept from here on, see `keep_freed_memory`; a
+    process that is spawned imports the script anew and comes here too.
 
     Args:
         config_name: root file in `configs/`, without its suffix.
@@ -39,6 +57,8 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable
     Raises:
         SystemExit: status 1 after a `SyncTalklipError`, whose sentence is printed.
     """
+
+    keep_freed_memory()
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         def guarded(cfg: DictConfig) -> None:

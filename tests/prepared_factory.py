@@ -69,7 +69,7 @@ def write_clip(clip: Clip, rng: np.random.Generator) -> None:
         face = frame[top : top + SIZE, left : left + SIZE]
         # The mouth (48, 76) of the crop goes to the middle of the ROI, a little smaller than it is.
         scale = 0.8 + 0.02 * np.sin(t / 3)
-        matrix = np.array([[scale, 0, 47.5 - scale * 48], [0, scale, 47.5 - scale * 76]], np.float32)
+        matrix = np.array([[scale, 0, 48 - scale * 48], [0, scale, 48 - scale * 76]], np.float32)
         from_source = matrix.copy()
         from_source[:, 2] -= matrix[:, :2] @ np.array([left, top], np.float32)
         grey = frame @ np.array([0.114, 0.587, 0.299])

@@ -1,5 +1,7 @@
 """Every configuration composes, and a mistyped key ends a run at once with its name."""
 
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,13 @@ EXPERIMENTS = sorted(
     str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in (CONFIGS / "experiment").rglob("*.yaml")
 )
 
+
+# What an experiment of each script names in its defaults, so that the groups behind its values can be found.
+GROUPS = {
+    "train_avsyncnet": {"encoder", "loss", "fairseq"},
+    "train_generator": {"generator", "discriminator", "loss", "optim", "trainer"},
+    "train_syncnet": {"syncnet"},
+}
 
 HEAVY = {"torch", "fairseq", "cv2", "matplotlib"}
 
@@ -47,9 +56,26 @@ def test_data_configs_compose(data):
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiments_compose_and_say_what_they_reproduce(experiment):
-    composed(script_of(experiment), f"experiment={experiment}")
-    assert (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().startswith("# @package _global_\n# ")
+def test_an_experiment_is_a_whole_recipe(experiment):
+    """It composes, says which row it reproduces, extends no other, and names its sizes, losses, rates and budget."""
+    path, script = CONFIGS / "experiment" / f"{experiment}.yaml", script_of(experiment)
+    loss = composed(script, f"experiment={experiment}").get("loss", {})
+    package, *lines = path.read_text().splitlines()
+    assert package == "# @package _global_"
+    said = " ".join(itertools.takewhile(lambda line: line.startswith("# "), lines))
+    assert re.search(r"\bTables? [1-5]|\bAV-HuBERT|\bmake demo|no row of a table|of the tables", said)
+    stated = OmegaConf.to_container(OmegaConf.load(path))
+    assert all(key.startswith("override /") for entry in stated["defaults"] for key in entry)
+    assert {key.removeprefix("override /") for entry in stated["defaults"] for key in entry} == GROUPS[script]
+    if script == "train_avsyncnet":
+        assert {"max_update", "lr"} <= stated["fairseq"]["optimization"].keys()
+        assert {name for name in loss if name.startswith("lambda_") or name == "alpha"} <= stated["loss"].keys()
+
+
+def test_a_schedule_goes_over_an_experiment():
+    assert composed("train_avsyncnet", "experiment=avsyncnet/pretrain_base").fairseq.optimization.max_update == 400000
+    found = composed("train_avsyncnet", "experiment=avsyncnet/pretrain_base", "schedule=vox").fairseq
+    assert (found.optimization.max_update, found.task.limits.crop_frames) == (800000, 400)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 from synctalklip.data.manifest import read_manifest
 from synctalklip.data.media import probe
 
+pytestmark = pytest.mark.trains
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 TINY_FAIRSEQ = "fairseq.optimization.max_update=2 fairseq.dataset.max_tokens=150"
 BEST = "checkpoints/checkpoint_best.pt"

@@ -2,17 +2,18 @@
 and encoding depend on the video; `generate.py` prints them for each.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
-from synctalklip.benchmark.timing import median_seconds
+from synctalklip.benchmark.parts import Part, Rows, Section, precisions, report
+from synctalklip.benchmark.timing import Budget, measure
 from synctalklip.cli import CONFIGS
-from synctalklip.device import choose_device, describe_device
+from synctalklip.device import choose_device
 from synctalklip.generator.fused import Painter
 from synctalklip.generator.unet import UNetGenerator
-from synctalklip.tables.markdown import table
 
 
 def run(cfg: DictConfig) -> str:
@@ -22,17 +23,24 @@ def run(cfg: DictConfig) -> str:
         Markdown: images a second of each.
     """
     device = choose_device(cfg.device)
+    parts = [
+        Part(f"generator {size}, {precision.name}", partial(_paint, cfg, size, precision.name, device))
+        for size in cfg.inference.sizes
+        for precision in precisions(cfg, device)
+    ]
+    header = ["generator", "precision", "ms an image", "images/s", "calls"]
+    return report(cfg, device, [Section(f"Painting, batches of {cfg.inference.images} images", header, parts)])
+
+
+def _paint(cfg: DictConfig, size: str, precision: str, device: torch.device, budget: Budget) -> Rows:
+    images, speech_dim = cfg.inference.images, cfg.inference.sizes[size]
     rng = np.random.default_rng(cfg.seed)
-    poses = rng.integers(0, 256, (cfg.inference.images, 96, 96, 3), dtype=np.uint8)
-    rows = []
-    for size, speech_dim in tqdm(list(cfg.inference.sizes.items()), desc="sizes", disable=None):
-        config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "generator" / f"{size}.yaml"))
-        torch.manual_seed(cfg.seed)
-        model = UNetGenerator(speech_dim, **config).to(device).eval()
-        speech = torch.randn(len(poses), speech_dim, device=device)
-        for precision in cfg.precision:
-            painter = Painter(model, precision, device)
-            seconds = median_seconds(lambda painter=painter, x=speech: painter(poses, poses, x), device, cfg.repeats)
-            rows.append([size, precision, f"{1000 * seconds / len(poses):.1f}", f"{len(poses) / seconds:.0f}"])
-    header = ["generator", "precision", "ms an image", "images/s"]
-    return f"{describe_device(device)}, batches of {len(poses)} images:\n\n{table(header, rows)}"
+    poses = rng.integers(0, 256, (images, 96, 96, 3), dtype=np.uint8)
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "generator" / f"{size}.yaml"))
+    torch.manual_seed(cfg.seed)
+    model = UNetGenerator(speech_dim, **config).to(device).eval()
+    speech = torch.randn(images, speech_dim, device=device)
+    painter = Painter(model, precision, device)
+    (timing,) = measure([lambda: painter(poses, poses, speech)], device, budget)
+    spent = timing.seconds
+    return [[size, precision, f"{1000 * spent / images:.1f}", f"{images / spent:.0f}", timing.count]]

@@ -1,56 +1,29 @@
-"""The benchmark of stage 1 as tables."""
+"""The benchmark of stage 1: parts, whole training steps, what the memory settings give."""
 
-from collections.abc import Iterator
-
-import torch
 from omegaconf import DictConfig
-from tqdm import tqdm
 
-from synctalklip.benchmark.stage1_parts import PARTS, encoders, load_naive
-from synctalklip.benchmark.stage1_steps import HEADER, PRECISIONS, measure
-from synctalklip.benchmark.timing import Comparison, matmul_peak
-from synctalklip.device import choose_device, describe_device
-from synctalklip.errors import SyncTalklipError
-from synctalklip.tables.markdown import table
+from synctalklip.benchmark import memory, stage1_parts, stage1_steps
+from synctalklip.benchmark.parts import COMPARISON, Section, report, sized
+from synctalklip.device import choose_device
 
 
 def run(cfg: DictConfig) -> str:
     """Measure what `cfg.measure` names, on the GPU where there is one.
 
     Returns:
-        Markdown: the machine, parts against their naive forms, whole steps.
+        Markdown: the machine, parts against their naive forms, whole steps, steps with and without the memory settings.
 
     Raises:
-        SyncTalklipError: an unknown precision, or no compiler for `compile`.
+        SyncTalklipError: an unknown precision or size, or no compiler for `compile`.
     """
     device = choose_device(cfg.device)
-    sections = [f"{describe_device(device)}, torch {torch.__version__}"]
+    cfg = sized(cfg, device)
+    sections = []
     if "parts" in cfg.measure:
-        rows = [comparison.row() for comparison in tqdm(_parts(cfg, device), desc="parts", disable=None)]
-        sections.append(table(["what", "ours ms", "naive ms", "ratio"], rows))
+        sections.append(Section("Parts against their naive forms, fp32", COMPARISON, stage1_parts.parts(cfg, device)))
     if "steps" in cfg.measure:
-        options = f"channels_last {str(cfg.channels_last).lower()}, compile {str(cfg.compile).lower()}"
-        sections += [f"Training steps, {options}:", table(HEADER, _steps(cfg, device))]
-    return "\n\n".join(sections)
-
-
-def _parts(cfg: DictConfig, device: torch.device) -> Iterator[Comparison]:
-    naive = load_naive("naive")
-    for part in PARTS:
-        yield from part(cfg, device, naive)
-
-
-def _steps(cfg: DictConfig, device: torch.device) -> list[list[str]]:
-    precisions = [cfg.precision] if isinstance(cfg.precision, str) else list(cfg.precision)
-    unknown = sorted(set(precisions) - set(PRECISIONS))
-    if unknown:
-        raise SyncTalklipError(f"precision {unknown[0]!r} is none of {', '.join(PRECISIONS)}")
-    peaks = {how: matmul_peak(device, PRECISIONS[how], cfg.peak_size, cfg.repeats) for how in precisions}
-    jobs = [
-        (kind, encoder, how)
-        for encoder in encoders(cfg, device).items()
-        for kind in ("pre-training", "fine-tuning")
-        for how in precisions
-    ]
-    bar = tqdm(jobs, desc="steps", disable=None)
-    return [measure(cfg, *job, peaks[job[-1]], device).row() for job in bar]
+        title = f"Training steps, channels_last {cfg.channels_last}, compile {cfg.compile}"
+        sections.append(Section(title, stage1_steps.HEADER, stage1_steps.parts(cfg, device)))
+    if "memory" in cfg.measure:
+        sections.append(memory.section(cfg))
+    return report(cfg, device, sections)

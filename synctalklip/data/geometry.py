@@ -14,6 +14,9 @@ from synctalklip.errors import SyncTalklipError
 
 FACE_SIZE = 96
 ROI_SIZE = 96
+# Where the centre of the mouth comes to lie. AV-HuBERT (avhubert/preparation/align_mouth.py) cuts the pixels c - 48 to
+# c + 47 of the canvas around a mouth at c, so the mouth is at 48, half a pixel behind the middle of the ROI.
+ROI_CENTRE = ROI_SIZE / 2
 # Outer and inner eye corners and nose base: they do not move when the mouth does (AV-HuBERT preparation).
 STABLE_POINTS = (33, 36, 39, 42, 45)
 MEAN_FACE = np.array([[128.870, 137.303], [92.522, 94.369], [112.772, 94.944], [145.525, 94.535], [166.677, 93.566]])
@@ -111,7 +114,8 @@ def geometry(landmarks: np.ndarray, window: int = 11, mouth_window: int = 5) -> 
     """Face boxes and mouth ROIs from landmarks.
 
     Box and scale come from the smoothed stable points only: a box that breathes with the jaw would tell the
-    generator what the hidden mouth does. The ROI follows the mean of the mouth points as in AV-HuBERT.
+    generator what the hidden mouth does. The ROI follows the mean of the mouth points as in AV-HuBERT, to a fraction
+    of a pixel where AV-HuBERT rounds to whole ones.
 
     Args:
         landmarks: (T,68,2) in source pixels, no gaps.
@@ -133,7 +137,7 @@ def geometry(landmarks: np.ndarray, window: int = 11, mouth_window: int = 5) -> 
 
     mouths = smooth(landmarks[:, MOUTH_POINTS].mean(axis=1), mouth_window)
     transforms = to_canvas.copy()
-    transforms[:, :, 2] += (ROI_SIZE - 1) / 2 - apply(to_canvas, mouths)
+    transforms[:, :, 2] += ROI_CENTRE - apply(to_canvas, mouths)
 
     pixel = (2 * half / FACE_SIZE)[:, :, None]
     corner = (boxes[:, :2] + pixel[:, :, 0] / 2)[:, :, None]

@@ -12,6 +12,11 @@ SPLITS = ("train", "valid", "test", "unseen")
 """`unseen` holds speakers of whom nothing was trained on."""
 
 
+PREPARATION = 2
+"""Version of the preparation, in every line of a manifest. Raise it when prepared files change for the same settings:
+older folders are then refused, and made anew by `scripts/prepare.py`."""
+
+
 class ManifestError(SyncTalklipError):
     """A manifest line that cannot be used; names file and line."""
 
@@ -85,17 +90,27 @@ def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
     """Write the clips sorted by id, so that equal corpora give equal bytes."""
 
     def record(clip: Clip) -> dict:
-        fields = asdict(clip)
+        fields = asdict(clip) | {"preparation": PREPARATION}
         del fields["root"]
         return fields
 
     write_jsonl(path, (record(clip) for clip in sorted(clips, key=lambda clip: clip.id)))
 
 
+def _check_preparation(version: object, root: Path) -> None:
+    if version != PREPARATION:
+        raise ManifestError(
+            f"{root}: was prepared by version {version} of the preparation, and version {PREPARATION} is needed, which "
+            f"cuts other pictures; prepare it anew: python scripts/prepare.py data=NAME data.root=FOLDER "
+            f"data.prepared={root}, with the data config and the raw videos that it was made of"
+        )
+
+
 def _parse(line: bytes, root: Path) -> Clip:
     record = json.loads(line)
     if not isinstance(record, dict):
         raise ValueError("is no JSON object")
+    _check_preparation(record.pop("preparation", 1), root)
     clip = Clip(**record, root=root)
     for name in ("id", "split", "text", "speaker", "source", "roi_mode"):
         if not isinstance(getattr(clip, name), str):
@@ -120,8 +135,8 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Clip]:
         Clips in the order of the file.
 
     Raises:
-        ManifestError: no such file, a line that is no clip, an id twice, a clip whose files are gone, or
-            nothing left after `split`.
+        ManifestError: no such file, a folder of another version of the preparation, a line that is no clip, an id
+            twice, a clip whose files are gone, or nothing left after `split`.
     """
     path = Path(path)
     path = path / "manifest.jsonl" if path.is_dir() else path
@@ -133,6 +148,8 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Clip]:
             continue
         try:
             clip = _parse(line, path.parent)
+        except ManifestError:
+            raise
         except (ValueError, TypeError) as error:
             raise ManifestError(f"{path}, line {number}: {error}; run scripts/prepare.py again") from error
         if clip.id in clips:

@@ -30,12 +30,10 @@ from synctalklip.data.geometry import (
     geometry,
 )
 from synctalklip.data.layouts import SourceClip
+from synctalklip.data.manifest import PREPARATION
 from synctalklip.data.text import TextError, normalize_text, read_grid_transcript, read_lrs_transcript
 from synctalklip.data.tracking import Track, track_face
 from synctalklip.errors import SyncTalklipError
-
-# Raise it when prepared files change for the same settings: old ones are then made again.
-RECIPE = 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def make_task(prepared: Path, settings: Settings, face: Mapping) -> Callable[[So
 def _recipe(settings: Settings, face: Mapping) -> str:
     # Where the network runs does not change what it is asked to do.
     face = {key: value for key, value in face.items() if key not in ("device", "compile")}
-    return json.dumps([RECIPE, asdict(settings), face], sort_keys=True, default=str)
+    return json.dumps([PREPARATION, asdict(settings), face], sort_keys=True, default=str)
 
 
 def _fingerprint(clip: SourceClip, recipe: str, stamp: Callable[[Path], Any]) -> str:

@@ -61,7 +61,8 @@ class EncoderSwitch:
     def __init__(self, step: int | None, patience: int | None, monitor: str):
         if step is None and patience is None:
             raise SyncTalklipError(
-                "audio_encoder.unfreeze: give step or patience; audio_encoder=none is for an encoder that never learns"
+                "audio_encoder.unfreeze: give step or patience; audio_encoder.trainable=none is for an encoder that "
+                "never learns"
             )
         self.step, self.patience, self.monitor = step, patience, monitor
         self.learning = False

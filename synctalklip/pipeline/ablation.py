@@ -1,51 +1,47 @@
-"""The phases of a sweep over variants and seeds, from templates."""
+"""A sweep over variants and seeds: its phases, its tables, and the claims that are held against them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
+from synctalklip.pipeline.phases import Phase
 from synctalklip.tables.paper_claims import Claim, claims_table
 from synctalklip.tables.runs import load_run
 
 REFERENCES = ("ground_truth", "still_mouth")
 """Rows of the tables that need no training."""
-JUDGES = ("lip_reader", "conformer", "syncnet")
+TRAIN, EVALUATE, TABLE = "generator", "evaluate_generator", "table"
+"""Phases that are run once for each variant and seed, and once for each table."""
+
+Entry = dict[str, Any]
 
 
-def sweep_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Command lines and what each needs, for `phases.run_phases`.
+def sweep_phases(config: Mapping[str, Any]) -> dict[str, Entry]:
+    """The phases behind the tables of a sweep, for `plan.plan_phases`.
 
     Args:
-        config: the composed `configs/ablation.yaml` in plain containers.
+        config: the composed `configs/pipeline/ablation.yaml` in plain containers.
 
     Returns:
-        name -> command, and name -> names it needs.
+        The entries of `config["phases"]`, with those of variants, seeds and tables; what no table needs is left out.
 
     Raises:
-        SyncTalklipError: a variant that does not exist, or no seed.
+        SyncTalklipError: a variant or an expert that does not exist, or no seed.
     """
     variants = _chosen(config)
-    shared = list(config["shared"])
-    commands = {name: config["phases"][name] for name in shared}
-    needs = {name: config["needs"].get(name, _before(shared, name)) for name in shared}
-    for name in dict.fromkeys(teacher for entry in variants.values() for teacher in entry["teachers"]):
-        commands[name] = config["teachers"][name]
-        needs[name] = ["prepare", "train_tokenizer", "pretrain"]
+    phases = dict(config["phases"])
     runs = [(variant, seed) for variant, entry in variants.items() for seed in _seeds(config, entry)]
     # The first seed of every variant comes before the second of any.
     for variant, seed in sorted(runs, key=itemgetter(1)):
-        entry = variants[variant]
-        train, evaluate = f"{variant}_{seed}", f"evaluate_{variant}_{seed}"
-        fill = {"base": variant, **entry, "variant": variant, "seed": seed}
-        commands[train] = config["train"].format_map(fill)
-        needs[train] = ["prepare", *entry["teachers"], *entry.get("after", ())]
-        commands[evaluate] = config["evaluate"].format_map(fill)
-        needs[evaluate] = [train, *_judges(shared)]
+        phases[f"{variant}_{seed}"] = _training(config, variant, seed)
+        phases[f"evaluate_{variant}_{seed}"] = _evaluation(config, variant, seed, "evaluate", "corpus")
     for table in config["tables"]:
-        _add_table(config, table, variants, commands, needs)
-    return commands, needs
+        _add_table(config, table, variants, phases)
+    needed = _needed_by([table for table in config["tables"] if table in phases], phases)
+    return {name: entry for name, entry in phases.items() if name in needed}
 
 
 def _chosen(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -66,58 +62,105 @@ def _seeds(config: Mapping[str, Any], entry: Mapping[str, Any]) -> range:
     return range(1, count + 1)
 
 
-def _judges(shared: Iterable[str]) -> list[str]:
-    """Phases that train what evaluations score with, those of them that the sweep has."""
-    return [name for name in JUDGES if name in shared]
+def _training(config: Mapping[str, Any], variant: str, seed: int) -> Entry:
+    """The phase that trains a variant with a seed."""
+    template, entry = config["phases"][TRAIN], config["variants"][variant]
+    if entry["expert"] not in config["experts"]:
+        raise SyncTalklipError(
+            f"variants.{variant}: there is no expert {entry['expert']!r}; choose from {', '.join(config['experts'])}"
+        )
+    args = template["args"] | {"variant": variant, "seed": seed, "expert.path": config["experts"][entry["expert"]]}
+    for group in entry.get("shared", ()):
+        args |= config["shared"][group]
+    run = f"{config['run']['name']}/{variant}/seed{seed}"
+    needs = [entry["expert"], *entry.get("needs", ())]
+    return template | {"run": run, "args": args | entry.get("args", {}), "needs": needs}
 
 
-def _before(names: list[str], name: str) -> list[str]:
-    return names[: names.index(name)]
+def _evaluation(config: Mapping[str, Any], variant: str, seed: int, folder: str, corpus: str) -> Entry:
+    """The phase that evaluates a variant on one of the groups of arguments `corpus` and `zero_shot`."""
+    template = config["phases"][EVALUATE]
+    own = {
+        "name": config["variants"][variant]["name"],
+        "generated": f"{config['out']}/{variant}/seed{seed}/checkpoints/generator.pt",
+    }
+    return template | {
+        "run": f"{config['run']['name']}/{folder}/{variant}/seed{seed}",
+        "shared": [corpus if group == "corpus" else group for group in template["shared"]],
+        "args": template["args"] | own,
+        "needs": [f"{variant}_{seed}" if need == TRAIN else need for need in template["needs"]],
+    }
 
 
 def _add_table(
-    config: Mapping[str, Any],
-    table: str,
-    variants: Mapping[str, Mapping[str, Any]],
-    commands: dict[str, str],
-    needs: dict[str, list[str]],
+    config: Mapping[str, Any], table: str, variants: Mapping[str, Mapping[str, Any]], phases: dict[str, Entry]
 ) -> None:
-    """The phase of a table that has a trained row, and the evaluations on a second corpus that it wants."""
-    wanted = config["tables"][table]
+    """Add the phase of a table that has a trained row, and the evaluations on a second corpus that it wants."""
+    wanted, run = config["tables"][table], config["run"]["name"]
     trained = [row for row in wanted["rows"] if row in variants]
     if not trained:
         return
     references = [row for row in wanted["rows"] if row in REFERENCES]
     runs = [(row, seed) for row in trained for seed in _seeds(config, variants[row])]
     places = [*references, *(f"{row}/seed{seed}" for row, seed in runs)]
-    phases = [f"evaluate_{row}" for row in references]
-    phases += [f"evaluate_{row}_{seed}" for row, seed in runs]
-    folders = [f"{config['out']}/evaluate/{place}" for place in places]
-    if wanted["zero_shot"] and config["zero_shot"]:
+    names = [*references, *(f"{row}_{seed}" for row, seed in runs)]
+    folders = ["evaluate"]
+    if wanted["zero_shot"] and config["shared"]["zero_shot"]:
+        folders.append("zero_shot")
         for row in references:
-            commands[f"zero_shot_{row}"] = config["reference_zero_shot"].format_map({"row": row})
-            needs[f"zero_shot_{row}"] = _judges(config["shared"])
+            template = phases[f"evaluate_{row}"]
+            shared = ["zero_shot" if group == "corpus" else group for group in template["shared"]]
+            phases[f"zero_shot_{row}"] = template | {"run": f"{run}/zero_shot/{row}", "shared": shared}
         for row, seed in runs:
-            fill = {**variants[row], "variant": row, "seed": seed}
-            commands[f"zero_shot_{row}_{seed}"] = config["evaluate_zero_shot"].format_map(fill)
-            needs[f"zero_shot_{row}_{seed}"] = [f"{row}_{seed}", *_judges(config["shared"])]
-        folders += [f"{config['out']}/zero_shot/{place}" for place in places]
-        phases += [phase.replace("evaluate", "zero_shot", 1) for phase in phases]
-    fill = {"table": table, "layout": wanted["layout"], "runs": ",".join(folders)}
-    commands[table], needs[table] = config["table"].format_map(fill), phases
+            phases[f"zero_shot_{row}_{seed}"] = _evaluation(config, row, seed, "zero_shot", "zero_shot")
+    phases[table] = phases[TABLE] | {
+        "run": f"{run}/{table}",
+        "args": {
+            "layout": wanted["layout"],
+            "runs": [f"{config['out']}/{folder}/{place}" for folder in folders for place in places],
+        },
+        "needs": [f"{folder}_{name}" for folder in folders for name in names],
+    }
 
 
-def join_tables(config: Mapping[str, Any], commands: Mapping[str, str], root: Path) -> str:
+def _needed_by(names: Sequence[str], phases: Mapping[str, Entry]) -> set[str]:
+    """The phases of these names and all that they need."""
+    found, open_ = set[str](), list(names)
+    while open_:
+        name = open_.pop()
+        if name not in found:
+            found.add(name)
+            open_ += [need for need in phases[name]["needs"] if need in phases] if name in phases else []
+    return found
+
+
+def write_tables(config: Mapping[str, Any], phases: Sequence[Phase], root: Path) -> str:
+    """Join the tables that a sweep wrote and its claims into `tables.md`.
+
+    Args:
+        config: as for `sweep_phases`.
+        phases: what was run.
+        root: folder that `out` starts at.
+
+    Returns:
+        What was written, Markdown.
+    """
+    text = f"{join_tables(config, [phase.name for phase in phases], root)}\n{check_claims(config, root)}"
+    write_atomically(root / config["out"] / "tables.md", lambda part: part.write_text(text, encoding="utf-8"))
+    return text
+
+
+def join_tables(config: Mapping[str, Any], phases: Sequence[str], root: Path) -> str:
     """The tables that a sweep wrote, one after the other, as Markdown.
 
     Args:
         config: as for `sweep_phases`.
-        commands: what `sweep_phases` gave.
-        root: folder that `out` is relative to.
+        phases: names of what was run.
+        root: folder that `out` starts at.
     """
     parts = []
     for table in config["tables"]:
-        if table in commands:
+        if table in phases:
             text = (root / config["out"] / table / "table.md").read_text(encoding="utf-8")
             parts.append(f"## {table.replace('_', ' ').capitalize()}\n\n{text.strip()}\n")
     return "\n".join(parts)
@@ -128,7 +171,7 @@ def check_claims(config: Mapping[str, Any], root: Path) -> str:
 
     Args:
         config: as for `sweep_phases`.
-        root: folder that `out` is relative to.
+        root: folder that `out` starts at.
     """
     folder = root / config["out"] / "evaluate"
     runs = {

@@ -1,10 +1,11 @@
-"""The iterations of eq. 3 as command lines, and what came of them as a table."""
+"""The iterations of eq. 3 as phases of a pipeline, and what came of them as a table."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
 from synctalklip.pipeline.phases import Phase
 from synctalklip.pipeline.report import read_curves
@@ -22,32 +23,22 @@ def names(number: int) -> tuple[str, str]:
     return f"cluster{number}", f"iteration{number}"
 
 
-def commands(
-    name: str,
-    iterations: Sequence[Mapping[str, Any]],
-    warm_start: bool,
-    corpus: str,
-    out: str,
-    cluster: str,
-    train: str,
-) -> dict[str, str]:
-    """Command lines by phase, in order: frame labels, training, frame labels, ...
+def iteration_phases(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The phases of a plan of iterations: frame labels, training, frame labels, ..., for `plan.plan_phases`.
 
     Args:
-        name: of the whole; labels are called `<name>_iter<number>`.
-        iterations: clusters, layer (from the second on; of the model before) and train (overrides) of each.
-        warm_start: begin each iteration with the weights of the one before, not from nothing.
-        corpus: overrides that name the corpus.
-        out: folder of the whole, `outputs/<run.name>`.
-        cluster: more overrides of every clustering.
-        train: more overrides of every training.
+        config: the composed `configs/pipeline/pretrain.yaml` in plain containers. Labels are called
+            `<name of the plan>_iter<number>`.
 
     Raises:
-        IterationError: the first iteration names a layer, or a later one does not.
+        IterationError: there is no such plan, its first iteration names a layer, or a later one does not.
     """
-    run = out.removeprefix("outputs/")
-    found: dict[str, str] = {}
-    for number, iteration in enumerate(iterations, 1):
+    name, out = config["iterations"], config["out"]
+    if name not in config["plans"]:
+        raise IterationError(f"iterations: there is no plan {name!r}; choose from {', '.join(config['plans'])}")
+    plan = config["plans"][name]
+    found: dict[str, dict[str, Any]] = {}
+    for number, iteration in enumerate(plan["iterations"], 1):
         if (iteration.get("layer") is None) != (number == 1):
             raise IterationError(
                 f"iteration {number} of {name!r}: the first one clusters MFCC and has no layer, all others need one"
@@ -55,17 +46,42 @@ def commands(
         clustering, training = names(number)
         labels = f"{name}_iter{number}"
         before = f"{out}/{names(number - 1)[1]}/{BEST}"
-        source = f"checkpoint={before} layer={iteration['layer']}" if number > 1 else ""
-        found[clustering] = (
-            f"scripts/cluster.py {corpus} run.name={run}/{clustering} name={labels} iteration={number} "
-            f"clusters={iteration['clusters']} {source} {cluster}"
-        )
-        start = f"init_from={before}" if warm_start and number > 1 else ""
-        found[training] = (
-            f"scripts/train_avsyncnet.py {corpus} run.name={run}/{training} {iteration['train']} "
-            f"fairseq.task.labels=[{labels}] {start} {train}"
-        )
+        clustered = {"name": labels, "iteration": number, "clusters": iteration["clusters"]}
+        trained = {**iteration["args"], "fairseq.task.labels": [labels]}
+        if number > 1:
+            clustered |= {"checkpoint": before, "layer": iteration["layer"]}
+        if number > 1 and plan["warm_start"]:
+            trained |= {"init_from": before}
+        seconds = iteration.get("seconds", (None, None))
+        found[clustering] = {
+            "script": "cluster",
+            "shared": ["corpus", "cluster"],
+            "args": clustered,
+            "seconds": seconds[0],
+        }
+        found[training] = {
+            "script": "train_avsyncnet",
+            "shared": ["corpus", "train"],
+            "args": trained,
+            "seconds": seconds[1],
+        }
     return found
+
+
+def write_table(config: Mapping[str, Any], phases: Sequence[Phase], root: Path) -> str:
+    """Write what each iteration learned to `iterations.md`.
+
+    Args:
+        config: as for `iteration_phases`.
+        phases: what was run.
+        root: folder that `out` starts at.
+
+    Returns:
+        What was written, Markdown.
+    """
+    text = iteration_table(root / config["out"], phases)
+    write_atomically(root / config["out"] / "iterations.md", lambda part: part.write_text(text, encoding="utf-8"))
+    return text
 
 
 def iteration_table(out: str | Path, phases: Sequence[Phase]) -> str:

@@ -1,4 +1,4 @@
-"""The report of a demo: table, pictures, loss curves, videos, seconds and the machine, as Markdown."""
+"""The report of a pipeline: table, pictures, loss curves, videos, seconds and the machine, as Markdown."""
 
 import fnmatch
 import math
@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
-
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
-from synctalklip.pipeline.phases import Phase, elapsed, run_phases
+from synctalklip.pipeline.phases import Phase, elapsed
 
 
 class Curve(NamedTuple):
@@ -88,23 +86,15 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def run_and_report(cfg: DictConfig, root: Path) -> Path:
-    """Run the phases of a configuration, skip what is finished, and write what came of them.
+def report(config: Mapping[str, Any], phases: Sequence[Phase], root: Path) -> str:
+    """Write the report of a pipeline that has a `report`, see `write_report`, and say where it is.
 
     Args:
-        cfg: run.dir, phases, needs, at_once, fresh (see `phases.run_phases`) and report (see `write_report`).
-        root: folder from which the commands are run.
-
-    Returns:
-        The report.
-
-    Raises:
-        SyncTalklipError: a phase failed, or left out what the report should show.
+        config: the composed pipeline in plain containers.
+        phases: what was run.
+        root: folder that the paths of the report start at.
     """
-    directory = Path(cfg.run.dir).resolve()
-    commands, needs, content = (OmegaConf.to_container(cfg[name]) for name in ("phases", "needs", "report"))
-    phases = run_phases(commands, directory, root, cfg.fresh, needs, cfg.at_once)
-    return write_report(directory, phases, content, root)
+    return f"report: {write_report(root / config['run']['dir'], phases, config['report'], root)}"
 
 
 def write_report(directory: str | Path, phases: Sequence[Phase], content: Mapping[str, Any], root: Path) -> Path:

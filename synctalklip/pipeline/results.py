@@ -3,21 +3,16 @@
 Places of rows are explained in `targets.py`; all places start at the root of the repository.
 """
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from synctalklip.benchmark.timing import median_seconds
 from synctalklip.checkpoint import write_atomically
-from synctalklip.device import choose_device, choose_precision
 from synctalklip.errors import SyncTalklipError
-from synctalklip.pipeline.phases import Phase, elapsed, name_machine, read_state
+from synctalklip.pipeline.phases import Phase, elapsed
+from synctalklip.pipeline.plan import phase_command, recorded, unfinished
 from synctalklip.pipeline.report import plot_curves, read_curves
 from synctalklip.tables.check_results import state_shipped
 from synctalklip.tables.claims import find_runs, judge
@@ -26,74 +21,16 @@ from synctalklip.tables.render import bullets, markdown
 from synctalklip.tables.table import Layout, build_tables
 
 
-def chosen_phases(config: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Commands and needs of the phases of `only`, or of all, for `phases.run_phases`.
-
-    Raises:
-        SyncTalklipError: `only` names a phase that does not exist.
-    """
-    phases, only = config["phases"], config["only"] or list(config["phases"])
-    for name in only:
-        if name not in phases:
-            raise SyncTalklipError(f"only: there is no phase {name!r}; choose from {', '.join(phases)}")
-    chosen = {name: phase for name, phase in phases.items() if name in only}
-    return {name: p["command"] for name, p in chosen.items()}, {name: p["needs"] for name, p in chosen.items()}
-
-
-def unfinished(config: Mapping[str, Any], root: Path) -> list[str]:
-    """Names of the phases whose last file is not there."""
-    return [name for name, p in config["phases"].items() if not (root / p["folder"] / p["leaves"]).is_file()]
-
-
-def expectations(config: Mapping[str, Any], names: Sequence[str], root: Path) -> str:
-    """How long phases will take on this machine, from a probe of a second or two.
-
-    Args:
-        config: the composed `configs/results.yaml` in plain containers.
-        names: the phases.
-        root: folder that their places start at.
-    """
-    reference, left = config["reference"], unfinished(config, root)
-    here = probe_seconds(choose_device(config["device"]))
-    ratio = here / reference["probe"]
-    expected = {
-        name: max(phase.get("least", reference["least"]), ratio) * phase["seconds"]
-        for name, phase in config["phases"].items()
-        if name in names and name in left
-    }
-    lines = [
-        f"{name_machine()}: {here:.3f} s for the probe, {reference['probe']:.3f} s on {reference['machine']}; "
-        f"a phase takes about {ratio:.2f} times as long as there."
-    ]
-    lines += [f"  {name}: {_duration(expected[name]) if name in expected else 'done'}" for name in names]
-    return "\n".join([*lines, f"  together: {_duration(sum(expected.values()))}"])
-
-
-def probe_seconds(device: torch.device) -> float:
-    """Seconds of one training step of a small conv net on `device`, in the precision that it computes in."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU()]
-    net = nn.Sequential(*layers, nn.Conv2d(64, 3, 3, padding=1)).to(device)
-    images = torch.rand(4, 3, 96, 96, device=device)
-    precision = choose_precision("auto", device)
-
-    def step() -> None:
-        with precision.autocast(device):
-            net(images).square().mean().backward()
-
-    return median_seconds(step, device, repeats=3)
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(math.ceil(seconds / 60), 60)
-    return f"about {hours} h {minutes:02d} min" if hours else f"about {minutes} min"
+def report(config: Mapping[str, Any], phases: Sequence[Phase], root: Path) -> str:
+    """Write the results, see `write_results`, and say where they are."""
+    return f"results: {write_results(config, root)}"
 
 
 def write_results(config: Mapping[str, Any], root: Path) -> Path:
     """Write RESULTS.md, the pictures that it shows and the figures of the shipped weights, from what the runs left.
 
     Args:
-        config: the composed `configs/results.yaml` in plain containers.
+        config: the composed `configs/pipeline/results.yaml` in plain containers.
         root: folder that all places start at.
 
     Returns:
@@ -110,7 +47,7 @@ def write_results(config: Mapping[str, Any], root: Path) -> Path:
     lines = [
         "# Results",
         "",
-        "Written by `make grid-results GRID=folder` from what its runs left; see configs/results.yaml.",
+        "Written by `make grid-results GRID=folder` from what its runs left; see configs/pipeline/results.yaml.",
     ]
     if missing:
         lines += ["", f"**Not complete:** {', '.join(missing)} did not finish; what they have not written is missing."]
@@ -219,26 +156,17 @@ def shrink(source: Path, output: Path, width: int, quality: int) -> None:
 def _costs(config: Mapping[str, Any], missing: Sequence[str], root: Path) -> Iterator[str]:
     """One table a run; the lines are not aligned, since commands are long."""
     total = 0.0
-    for name, wanted in config["phases"].items():
+    for name in config["phases"]:
         if name not in missing:
-            phases = _recorded(config, name, root)
+            phases = recorded(config, name, root)
             total += elapsed(phases)
-            yield from [f"`python {' '.join(wanted['command'].split())}`:", ""]
+            yield from [f"`python {phase_command(config, name)}`:", ""]
             yield from ["| phase | machine | seconds | command |", "|---|---|--:|---|"]
             for phase in phases:
                 machine = phase.machine or "not noted"
                 yield f"| {phase.name} | {machine} | {phase.seconds:.0f} | `python {phase.command}` |"
             yield from [f"| from start to end | | {elapsed(phases):.0f} | |", ""]
     yield f"All together: {total:.0f} s. Phases that ran side by side count once."
-
-
-def _recorded(config: Mapping[str, Any], name: str, root: Path) -> list[Phase]:
-    """The phases of a run that has some itself; else the run as a phase of this one."""
-    inner = root / config["phases"][name]["folder"] / "state.json"
-    if inner.is_file():
-        return list(read_state(inner).values())
-    outer = read_state(root / config["run"]["dir"] / "state.json")
-    return [outer[name]] if name in outer else []
 
 
 def hide_paths(text: str, corpus: str, root: Path) -> str:

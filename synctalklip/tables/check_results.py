@@ -21,7 +21,7 @@ def state_shipped(config: Mapping[str, Any], root: Path) -> list[str]:
     made keeps what was stated of it, unless its weights changed.
 
     Args:
-        config: the composed `configs/results.yaml` in plain containers.
+        config: the composed `configs/pipeline/results.yaml` in plain containers.
         root: folder that places start at.
 
     Returns:

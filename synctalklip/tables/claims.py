@@ -117,7 +117,7 @@ class Verdict:
 
 
 def judge(target: Mapping[str, Any], root: Path, samples: int, seed: int) -> Verdict | None:
-    """Hold a target of `configs/results.yaml` against its rows; None where a row is not measured.
+    """Hold a target of `configs/pipeline/results.yaml` against its rows; None where a row is not measured.
 
     Args:
         target: row, column, and at_least, at_most or other (with share or within, or neither to be better).

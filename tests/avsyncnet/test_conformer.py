@@ -23,6 +23,8 @@ from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import read_manifest
 from synctalklip.errors import SyncTalklipError
 
+pytestmark = pytest.mark.trains
+
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
     "resnet_width": 4,

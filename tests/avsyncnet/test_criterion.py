@@ -26,6 +26,8 @@ from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import frame_contrast, lip_reading
 from synctalklip.metrics.avs import alignment_counts
 
+pytestmark = pytest.mark.trains
+
 SMALL = {
     "encoder_layers": 1,
     "encoder_embed_dim": 16,

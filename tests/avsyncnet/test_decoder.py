@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from naive import WholePrefix
 from omegaconf import OmegaConf
 
 from synctalklip.avsyncnet.decoder import DecoderState, TextDecoder
 from synctalklip.avsyncnet.search import greedy
+from synctalklip.benchmark.naive import WholePrefix
 from synctalklip.data.text import EOS, Tokenizer
 from synctalklip.errors import SyncTalklipError
 

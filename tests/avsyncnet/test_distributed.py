@@ -22,6 +22,8 @@ from synctalklip.avsyncnet.launch import (
 )
 from synctalklip.avsyncnet.train import fairseq_config, train
 
+pytestmark = pytest.mark.trains
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Batches of unequal size, an odd number of them, every kind of draw.

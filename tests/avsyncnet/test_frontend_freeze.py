@@ -7,6 +7,8 @@ from torch import nn
 from synctalklip.avsyncnet.frontend import ResEncoder
 from synctalklip.errors import SyncTalklipError
 
+pytestmark = pytest.mark.trains
+
 VIDEO = torch.randn(2, 1, 5, 88, 88, generator=torch.Generator().manual_seed(0))
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from naive import runs
 
 from synctalklip.avsyncnet import masking
 from synctalklip.avsyncnet.config import AVHubertConfig
+from synctalklip.benchmark.naive import runs
 
 
 def test_public_settings_hide_the_measured_shares():

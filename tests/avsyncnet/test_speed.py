@@ -11,6 +11,8 @@ from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.model import prepare_for_training
 from synctalklip.errors import SyncTalklipError
 
+pytestmark = pytest.mark.trains
+
 SMALL = {
     "encoder_layers": 1,
     "encoder_embed_dim": 16,

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from stage1_factory import PRETRAIN, configure, overrides
 
-from synctalklip import checkpoint
+from synctalklip import checkpoint, device
 from synctalklip.avsyncnet.criterion import NonFiniteLoss
 from synctalklip.avsyncnet.expert import load_expert
 from synctalklip.avsyncnet.task import FairseqClips
@@ -20,6 +21,8 @@ from synctalklip.avsyncnet.train import ConfigError, fairseq_config, repair_last
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.manifest import read_manifest
 from synctalklip.errors import SyncTalklipError
+
+pytestmark = pytest.mark.trains
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,6 +98,31 @@ def test_another_size_or_vocabulary_is_explained(prepared, fine_tuned, tmp_path)
     other = f"data.tokenizer.path={tmp_path / 'other.model'}"
     with pytest.raises(CheckpointError, match="vocabulary"):
         train(configure(prepared, tmp_path / "d", f"init_from={fine_tuned}", one, other))
+
+
+def test_a_run_keeps_the_precision_it_began_with(prepared, tmp_path, monkeypatch):
+    def settings(*options: str) -> DictConfig:
+        return configure(prepared, tmp_path / "run", "fairseq.optimization.max_update=2", *options)
+
+    monkeypatch.setattr(device, "has_bf16", lambda _: False)
+    folder = train(settings())
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
+    train(settings())
+    assert OmegaConf.load(folder.parent / "fairseq.yaml").criterion.precision == "fp32"
+    with pytest.raises(SyncTalklipError, match="the run began in fp32 and bf16 is asked for"):
+        train(settings("fairseq.criterion.precision=bf16"))
+
+
+def test_a_run_from_before_the_precision_had_its_name_goes_on(prepared, tmp_path):
+    """What earlier versions stored as `amp_bf16`, and nothing about frozen stages."""
+    settings = configure(prepared, tmp_path / "run", "fairseq.optimization.max_update=2")
+    file = train(settings).parent / "fairseq.yaml"
+    stored = OmegaConf.load(file)
+    del stored.criterion.precision, stored.model.frozen_stages
+    stored.criterion.amp_bf16 = True
+    OmegaConf.save(stored, file)
+    train(settings)
+    assert OmegaConf.load(file).criterion.precision == "bf16"
 
 
 FINE_TUNED = [

@@ -3,9 +3,9 @@
 import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
-import naive
 import numpy as np
 import pytest
 import torch
@@ -13,16 +13,20 @@ from hydra import compose, initialize_config_dir
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from synctalklip import device
 from synctalklip.avsyncnet import masking
 from synctalklip.avsyncnet.config import AVHubertConfig
 from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.transformer import Attention
-from synctalklip.benchmark.timing import Comparison, count_flops
-from synctalklip.cli import CONFIGS
+from synctalklip.benchmark import naive, parts, timing
+from synctalklip.benchmark.timing import count_flops
+from synctalklip.cli import CONFIGS, keep_freed_memory
+from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import cosine_logits
 from synctalklip.tables.markdown import table
 
 ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
 SMALL = {
     "encoder_layers": 1,
     "encoder_embed_dim": 16,
@@ -30,7 +34,7 @@ SMALL = {
     "encoder_attention_heads": 2,
     "conv_pos": 4,
     "conv_pos_groups": 2,
-    "resnet_width": 2,
+    "resnet_width": 8,
     "resnet_blocks": [1, 1, 1, 1],
 }
 
@@ -146,24 +150,118 @@ def test_flops_are_those_of_the_products():
 
 
 def test_tables_are_aligned():
-    rows = [Comparison("one", 0.001, 0.02).row(), Comparison("another", 0.01, 0.01).row()]
+    rows = [["one", "1.00", "20.00", "20.0x"], ["another", "10.00", "10.00", "1.0x"]]
     lines = table(["what", "ours ms", "naive ms", "ratio"], rows).splitlines()
     assert lines[2] == "| one     |    1.00 |    20.00 | 20.0x |"
     assert len({len(line) for line in lines}) == 1
 
 
-def test_the_whole_benchmark_runs_small():
+class Clock:
+    """Stands in for `time` of the module that measures: only work takes time."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def work(self, *costs: float):
+        """Takes the first cost at the first call, the second at the second, the last from then on."""
+        costs = list(costs)
+
+        def call() -> None:
+            self.now += costs.pop(0) if len(costs) > 1 else costs[0]
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (100, [timing.Timing(5.0, 3), timing.Timing(8.0, 3)]),
+        (45, [timing.Timing(5.0, 1), timing.Timing(8.0, 1)]),  # 20 s at first, 13 s, and 13 s do not fit
+        (30, [timing.Timing(9.0, 1, warm=False), timing.Timing(11.0, 1, warm=False)]),
+    ],
+)
+def test_a_part_takes_as_many_calls_as_fit_and_says_so(seconds, expected, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    works = [clock.work(9.0, 5.0), clock.work(11.0, 8.0)]
+    found = timing.measure(works, CPU, timing.Budget(seconds, repeats=3))
+    assert found == expected
+    assert clock.now <= seconds
+    assert {one.count for one in found} == {"1, the first" if seconds == 30 else str(expected[0].repeats)}
+
+
+def test_a_short_task_is_timed_many_calls_in_a_row(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    calls = []
+    short = clock.work(0.001)
+    (found,) = timing.measure([lambda: (calls.append(1), short())], CPU, timing.Budget(60, repeats=3))
+    assert found.seconds == pytest.approx(0.001)
+    assert len(calls) == 2 + 3 * 21
+
+
+def config(*overrides: str):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("benchmark", overrides=["run.name=test", "run.dir=unused", "device=cpu", *overrides])
+
+
+def test_a_precision_is_measured_once(monkeypatch):
+    cfg = config()
+    for able, names in ((False, ["fp32"]), (True, ["fp32", "bf16"])):
+        monkeypatch.setattr(device, "has_bf16", lambda _, able=able: able)
+        assert [precision.name for precision in parts.precisions(cfg, CPU)] == names
+    assert [precision.name for precision in parts.precisions(config("precision=fp32"), CPU)] == ["fp32"]
+    with pytest.raises(SyncTalklipError, match="fp16"):
+        parts.precisions(config("precision=[fp16]"), CPU)
+
+
+def test_the_device_chooses_the_size_unless_it_is_asked_for():
+    assert list(parts.encoders(parts.sized(config(), CPU))) == ["tiny"]
+    assert list(parts.encoders(parts.sized(config(), torch.device("cuda")))) == ["base", "large"]
+    assert parts.sized(config("size=full", "sizes.full.frames=70"), CPU).frames == 70
+    assert list(parts.encoders(parts.sized(config("encoder=base"), CPU))) == ["base"]
+    with pytest.raises(SyncTalklipError, match=r"huge.*small, full"):
+        parts.sized(config("size=huge"), CPU)
+
+
+def test_what_is_measured_is_shown_before_it_ends(capsys):
+    shown = []
+
+    def measure(budget) -> list[list[str]]:
+        shown.append(capsys.readouterr().err)
+        return [["one", "7"]]
+
+    section = parts.Section("Title", ("what", "ms"), [parts.Part("one thing", measure), parts.Part("another", measure)])
+    report = parts.report(config("seconds=5"), CPU, [section])
+    assert shown[0].endswith("2 parts, 5 s for each at most\n[ 1/2] one thing ... ")
+    assert re.fullmatch(r"\d+\.\d s\n\[ 2/2\] another \.\.\. ", shown[1])
+    assert torch.backends.cpu.get_cpu_capability() in report
+    assert ("computes in bf16" if device.has_bf16(CPU) else "emulates bf16") in report
+    assert "Title:" in report
+    assert report.count("| one") == 2
+
+
+@pytest.mark.trains
+def test_the_whole_benchmark_runs_small(capsys):
     from synctalklip.benchmark.stage1 import run
 
-    quick = ["encoder=tiny", "frames=12", "clip_frames=6", "repeats=1", "peak_size=64", "classes=20", "vocabulary=12"]
-    quick += ["search={clips: 2, tokens: 3, beams: [1, 2]}", "sound_seconds=[1]", "device=cpu"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        report = run(compose("benchmark", overrides=["run.name=test", "run.dir=unused", *quick]))
-    parts = ["cosine logits", "log filterbank", "span masks", "same-clip", "self-attention", "without video"]
-    for name in [*parts, "greedy", "beam search of 2"]:
-        assert re.search(rf"\| {name}.*\d+\.\d+x \|", report) or re.search(rf"\| .*{name}.*\d+\.\d+x \|", report), name
+    quick = ["encoder=tiny", "repeats=1", "classes=20", "vocabulary=12", "sound_seconds=[1]"]
+    quick += [f"sizes.small.{name}" for name in ("frames=12", "clip_frames=6", "peak_size=64")]
+    quick += ["search={clips: 2, tokens: 3, beams: [1, 2]}", "memory={steps: 1, frames: 12}"]
+    report = run(config(*quick))
+    named = ["cosine logits", "log filterbank", "span masks", "same-clip", "self-attention", "without video"]
+    for name in [*named, "greedy", "beam search of 2"]:
+        assert re.search(rf"\| .*{name}.*\d+\.\d+x \| +\d", report), name
     steps = re.findall(r"\| (pre-training|fine-tuning), tiny, 12 frames +\| +(fp32|bf16) ", report)
-    assert len(set(steps)) == 4
+    assert {kind for kind, _ in steps} == {"pre-training", "fine-tuning"}
+    assert len(set(steps)) == len(steps) == 2 * len(parts.precisions(config(), CPU))
+    assert re.search(r"\| kept, as by every script +\|( +\d+ \|){4} +1\.00 \| +1 \|", report)
+    assert re.search(r"\| as the C library has it +\|( +\d+ \|){4} +\d+\.\d\d \| +1 \|", report)
+    lines = re.findall(r"\[ ?(\d+)/(\d+)\] .+ \.\.\. \d+\.\d s\n", capsys.readouterr().err)
+    assert lines == [(str(number), str(8 + len(steps) + 1)) for number in range(1, 8 + len(steps) + 2)]
 
 
 def test_the_bare_name_of_a_stage_is_enough():
@@ -173,37 +271,97 @@ def test_the_bare_name_of_a_stage_is_enough():
     assert "stage: stage1\n" in done.stdout
 
 
-def test_a_step_of_stage_2_is_timed_in_all_its_phases_and_teaches_both_players(tmp_path):
+@pytest.fixture
+def accelerator_state():
     from accelerate.state import AcceleratorState
 
-    from synctalklip.benchmark import stage2
-
-    narrow = ["generator=tiny", "generator.width=0.0625", "discriminator=tiny", "audio_encoder=all"]
-    small = [f"encoder.{name}={value}" for name, value in SMALL.items()]
-    small += ["encoder=tiny", "device=cpu", "stage2.clip_frames=15", "stage2.windows=2"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("benchmark", ["run.name=x", "run.dir=x", *small])
-        cfg.stage2.settings = narrow
-        players = stage2.make_players(cfg, tmp_path, stage2.PLAIN)
-    batch = stage2.fake_batch(cfg, torch.device("cpu"))
-    assert len(batch["clip"]) == 2 * 2 * 5
-    before = [
-        {name: value.clone() for name, value in net.state_dict().items()} for net in (players.generator, players.critic)
-    ]
-    spent = stage2.step_seconds(players, batch, torch.device("cpu"))
-    assert stage2.data_seconds(cfg, players, tmp_path / "clips") > 0
+    yield
     AcceleratorState._reset_state(reset_partial_state=True)
-    assert tuple(spent) == stage2.PHASES
-    for old, net in zip(before, (players.generator, players.critic)):
-        assert any(not torch.equal(old[name], value) for name, value in net.state_dict().items())
+
+
+def narrow_stage2():
+    """Called where Hydra knows the configurations, which the benchmark composes more of."""
+    small = [f"encoder.{name}={value}" for name, value in SMALL.items()]
+    small += ["encoder=tiny", "stage2.clip_frames=15", "repeats=1", "stage2.contrastive={frames: 8, dim: 4}"]
+    cfg = compose("benchmark", ["run.name=x", "run.dir=x", "device=cpu", *small])
+    cfg.sizes.small.generator = [
+        "generator=tiny",
+        "generator.width=0.0625",
+        "discriminator=tiny",
+        "audio_encoder.trainable=all",
+    ]
+    return cfg
+
+
+@pytest.mark.trains
+def test_a_step_of_stage_2_is_the_trainers_and_timed_in_all_its_phases(tmp_path, accelerator_state):
+    from synctalklip.benchmark import stage2_steps
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = parts.sized(narrow_stage2(), CPU)
+        stage2_steps.write_expert(cfg, tmp_path / "expert.pt")
+        stage2_steps.write_clips(tmp_path / "clips", cfg.stage2.clips, cfg.stage2.clip_frames, 0)
+        form = stage2_steps.Form(cfg, tmp_path, list(cfg.stage2.plain), CPU)
+        form.step()
+        straight = stage2_steps.Form(cfg, tmp_path, list(cfg.stage2.plain), CPU)
+    spent = form.median_phases(1)
+    assert tuple(spent) == stage2_steps.PHASES
+    assert all(value > 0 for value in spent.values())
+    # Timing changes nothing: the networks are those of the trainer's own step.
+    painted, _ = straight.trainer.generator_step(straight.batch)
+    straight.trainer.discriminator_step(painted)
+    for name in ("generator", "objective.discriminator"):
+        ours, theirs = (attrgetter(name)(one.trainer).state_dict() for one in (form, straight))
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items()), name
+
+
+@pytest.mark.trains
+def test_stage_2_is_measured_in_both_forms(accelerator_state):
+    from synctalklip.benchmark.stage2 import run
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        report = run(narrow_stage2())
+    assert re.search(r"\| insertion of 60 faces into 2 clips .*\d+\.\d+x \|", report)
+    assert re.search(r"\| contrastive, 8 frames of 4, 4 negatives .*\d+\.\d+x \|", report)
+    for form, names in (("ours", "fp32|bf16"), ("plain", "fp32")):
+        assert re.search(rf"\| {form} +\| +({names}) \|( +\d+ \|){{7}} +\d+\.\d \| +\d+ \| +1 \|", report), form
 
 
 def test_inference_is_measured_for_every_size_and_precision():
     from synctalklip.benchmark.inference import run
 
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("benchmark", ["run.name=x", "run.dir=x", "device=cpu", "repeats=1", "inference.images=2"])
+    cfg = config("repeats=1", "inference.images=2")
     cfg.inference.sizes = {"tiny": 16}
-    rows = re.findall(r"\| tiny +\| +(fp32|bf16) \| +[\d.]+ \| +(\d+) \|", run(cfg))
-    assert [name for name, _ in rows] == ["fp32", "bf16"]
+    rows = re.findall(r"\| tiny +\| +(fp32|bf16) \| +[\d.]+ \| +(\d+) \| +1 \|", run(cfg))
+    assert [name for name, _ in rows] == [precision.name for precision in parts.precisions(cfg, CPU)]
     assert all(int(rate) > 0 for _, rate in rows)
+
+
+def test_sync_is_measured_whole_and_by_windows():
+    from synctalklip.benchmark.sync import run
+
+    assert re.search(r"\| SyncNet small, 7 frames .*\d+\.\d+x \| +1 \|", run(config("repeats=1", "sync.frames=7")))
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="the C library has no such settings")
+def test_a_script_takes_freed_memory_again_without_new_pages():
+    code = """
+import ctypes, resource, sys
+from synctalklip.cli import entry
+if sys.argv[1] == "script":
+    entry("benchmark")
+libc = ctypes.CDLL(None)
+libc.malloc.restype, size = ctypes.c_void_p, 1 << 26
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = ctypes.c_void_p(libc.malloc(size))
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = [
+        int(subprocess.run([sys.executable, "-c", code, how], cwd=ROOT, capture_output=True, text=True).stdout)
+        for how in ("script", "none")
+    ]
+    assert faults[0] <= 4
+    assert faults[1] >= 16

@@ -9,6 +9,7 @@ import torch
 from media_factory import ASTRONAUT_FACE, astronaut, moving_face, picture
 from omegaconf import OmegaConf
 from skimage.transform import SimilarityTransform
+from skimage.transform import warp as skimage_warp
 
 from synctalklip.cli import CONFIGS, build
 from synctalklip.data import media
@@ -57,19 +58,42 @@ def test_mean_face_lands_where_the_recipe_says():
     cuts = geometry(canvas_landmarks(3))
     assert np.allclose(cuts.boxes, [47.0, 54.0, 211.0, 218.0], atol=1e-3)
     # The ROI is a plain window of the canvas around the mouth.
-    assert np.allclose(cuts.transforms[0], [[1, 0, 47.5 - 129], [0, 1, 47.5 - 160]], atol=1e-3)
+    assert np.allclose(cuts.transforms[0], [[1, 0, 48 - 129], [0, 1, 48 - 160]], atol=1e-3)
 
 
 def test_scaled_shifted_face_moves_box_and_roi_with_it():
     cuts = geometry(moved(canvas_landmarks(2), 2.0, 0.0, (100, -30)))
     assert np.allclose(cuts.boxes, [194, 78, 522, 406], atol=1e-2)
-    assert np.allclose(at(cuts.transforms[0], 2 * CANVAS_MOUTH + (100, -30)), 47.5, atol=1e-2)
+    assert np.allclose(at(cuts.transforms[0], 2 * CANVAS_MOUTH + (100, -30)), 48, atol=1e-2)
     tilted = geometry(moved(canvas_landmarks(2), 1.0, 0.3, (200, 50)))
     side = tilted.boxes[0, 2:] - tilted.boxes[0, :2]
     assert np.allclose(side, 164, atol=1e-2)
     # The mouth ROI is upright for a tilted head, 10 canvas pixels right of the mouth stay 10 right.
     ahead = moved(CANVAS_MOUTH + np.array([10, 0]), 1.0, 0.3, (200, 50))
-    assert np.allclose(at(tilted.transforms[0], ahead), (57.5, 47.5), atol=1e-2)
+    assert np.allclose(at(tilted.transforms[0], ahead), (58, 48), atol=1e-2)
+
+
+@pytest.mark.parametrize("mouth", [(129.0, 160.0), (124.3, 171.6)])
+def test_mouth_roi_is_the_one_that_av_hubert_cuts(mouth):
+    """Its published formula: the canvas by skimage, of it rows and columns round(centre) - 48 to round(centre) + 48."""
+    points = canvas_landmarks(1)
+    points[:, 48:68] += np.array(mouth) - CANVAS_MOUTH
+    points = moved(points, 1.1, 0.1, (60, 60))
+    image = cv2.GaussianBlur(picture((420, 380)), (0, 0), 3)
+    canvas = SimilarityTransform.from_estimate(points[0, list(STABLE_POINTS)], MEAN_FACE)
+    picture_of_canvas = skimage_warp(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), canvas.inverse, output_shape=(256, 256))
+    column, row = (round(value) - 96 // 2 for value in canvas(points[0, 48:68]).mean(axis=0))
+    public = picture_of_canvas[row : row + 96, column : column + 96] * 255
+    transform = geometry(points).transforms[0].astype(np.float64)
+    # Ours keeps the fraction of a pixel that the public one rounds away.
+    transform[:, 2] += np.array(mouth) - np.round(mouth)
+
+    def distance(shift: float) -> float:
+        moved_by = transform + np.array([[0, 0, shift], [0, 0, shift]])
+        return float(np.abs(crop_roi(image, moved_by) - public).mean())
+
+    assert distance(0) < 0.6  # rounding to whole grey levels
+    assert distance(0) < 0.5 * min(distance(-0.5), distance(0.5))
 
 
 def test_similarities_equal_skimage():
@@ -440,7 +464,7 @@ def test_grid_faces_hold_still_and_hold_the_mouth(dlib_faces):
     lips = np.stack([at(matrix, points) for matrix, points in zip(cuts.transforms, track.landmarks[:, 48])])
     assert (np.abs(lips - 48) < 40).all()
     centres = np.stack([at(m, p[48:68].mean(axis=0)) for m, p in zip(cuts.transforms, track.landmarks)])
-    assert np.abs(centres - 47.5).max() < 4
+    assert np.abs(centres - 48).max() < 4
     chin = (track.landmarks[:, 8, 1] - cuts.boxes[:, 1]) / (cuts.boxes[:, 3] - cuts.boxes[:, 1])
     nose = (track.landmarks[:, 33, 1] - cuts.boxes[:, 1]) / (cuts.boxes[:, 3] - cuts.boxes[:, 1])
     assert (chin < 1).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.manifest import Clip, ManifestError, read_manifest, write_manifest
+from synctalklip.data.manifest import PREPARATION, Clip, ManifestError, read_manifest, write_manifest
 
 
 @pytest.fixture
@@ -22,6 +22,8 @@ def prepared(tmp_path):
 
 
 def append(folder, line):
+    if isinstance(line, dict):
+        line = json.dumps({"preparation": PREPARATION, **line})
     with open(folder / "manifest.jsonl", "ab") as stream:
         stream.write((line.encode() if isinstance(line, str) else line) + b"\n")
 
@@ -38,14 +40,14 @@ def test_round_trip_is_sorted_and_filtered(prepared):
     [
         ("{not json", "line 3"),
         (b'{"id": "\xff"}', "utf-8"),
-        (json.dumps({"id": ["c"], "split": "train", "frames": 1, "samples": 1}), "id=['c']"),
-        (json.dumps({"id": "c", "split": "train", "frames": 1, "samples": 1, "text": None}), "text=None"),
+        ({"id": ["c"], "split": "train", "frames": 1, "samples": 1}, "id=['c']"),
+        ({"id": "c", "split": "train", "frames": 1, "samples": 1, "text": None}, "text=None"),
         ("[1]", "no JSON object"),
-        (json.dumps({"id": "c", "split": "train"}), "frames"),
-        (json.dumps({"id": "c", "split": "dev", "frames": 1, "samples": 1}), "split 'dev'"),
-        (json.dumps({"id": "c", "split": "train", "frames": 0, "samples": 1}), "frames=0"),
-        (json.dumps({"id": "c", "split": "train", "frames": 1, "samples": 1, "speed": 2}), "speed"),
-        (json.dumps({"id": "a/1", "split": "train", "frames": 1, "samples": 1}), "listed twice"),
+        ({"id": "c", "split": "train"}, "frames"),
+        ({"id": "c", "split": "dev", "frames": 1, "samples": 1}, "split 'dev'"),
+        ({"id": "c", "split": "train", "frames": 0, "samples": 1}, "frames=0"),
+        ({"id": "c", "split": "train", "frames": 1, "samples": 1, "speed": 2}, "speed"),
+        ({"id": "a/1", "split": "train", "frames": 1, "samples": 1}, "listed twice"),
     ],
 )
 def test_bad_lines_are_named(prepared, line, reason):
@@ -53,6 +55,19 @@ def test_bad_lines_are_named(prepared, line, reason):
     with pytest.raises(ManifestError, match="line 3") as error:
         read_manifest(prepared)
     assert reason in str(error.value)
+
+
+def test_folder_of_another_preparation_is_refused_with_the_command(prepared):
+    manifest = prepared / "manifest.jsonl"
+    current = manifest.read_text()
+    old = [{k: v for k, v in json.loads(line).items() if k != "preparation"} for line in current.splitlines()]
+    manifest.write_text("".join(json.dumps(record) + "\n" for record in old))
+    with pytest.raises(ManifestError, match=r"version 1 .* scripts/prepare\.py data=NAME .* data\.prepared=") as error:
+        read_manifest(prepared)
+    assert str(prepared) in str(error.value)
+    manifest.write_text(current.replace(f'"preparation": {PREPARATION}', f'"preparation": {PREPARATION + 1}'))
+    with pytest.raises(ManifestError, match=f"version {PREPARATION + 1} .* version {PREPARATION} is needed"):
+        read_manifest(prepared)
 
 
 def test_file_that_is_gone_is_named(prepared):

@@ -193,7 +193,7 @@ def test_killed_and_restarted_gives_the_same_files(tmp_path):
         return [sys.executable, str(ROOT / "scripts/prepare.py"), *overrides, f"hydra.run.dir={tmp_path / 'run'}"]
 
     run = subprocess.Popen(command(killed), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(list(killed.rglob("records/**/*.json"))) < 2 and time.monotonic() < deadline and run.poll() is None:
         time.sleep(0.002)
     run.send_signal(signal.SIGKILL)

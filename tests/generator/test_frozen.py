@@ -7,6 +7,8 @@ from stage2_factory import assert_equal_states, assert_same_run, first_batch, ru
 from synctalklip.generator.frozen import ClipCache
 from synctalklip.generator.trainer import Trainer
 
+pytestmark = pytest.mark.trains
+
 
 def trainer_of(configure, *overrides, megabytes, run):
     return Trainer(configure(*overrides, f"trainer.frozen_mb={megabytes}", run=run))
@@ -32,7 +34,7 @@ def test_the_expert_sees_the_same_and_sends_the_same_gradients(configure, clips)
 
 
 def test_a_frozen_encoder_speaks_the_same_and_hears_silence(configure):
-    silent = ["windows.silence={probability: 0.5, threshold_db: -0.001}", "audio_encoder=none"]
+    silent = ["windows.silence={probability: 0.5, threshold_db: -0.001}", "audio_encoder.trainable=none"]
     found = []
     for megabytes in (0, 64):
         trainer = trainer_of(configure, *silent, megabytes=megabytes, run=f"run{megabytes}")
@@ -55,7 +57,9 @@ def test_an_encoder_that_begins_to_learn_is_not_read_from_the_cache(configure):
     assert trainer._known_speech(first_batch(trainer)) is None
 
 
-@pytest.mark.parametrize("overrides", [[], ["variant=freeze"], ["audio_encoder=none"]], ids=["all", "freeze", "none"])
+@pytest.mark.parametrize(
+    "overrides", [[], ["variant=freeze"], ["audio_encoder.trainable=none"]], ids=["all", "freeze", "none"]
+)
 def test_killed_and_resumed_equals_straight(configure, monkeypatch, overrides):
     options = [*overrides, "trainer.steps=4", "trainer.save_every=2"]
     straight = trainer_of(configure, *options, megabytes=64, run="straight")

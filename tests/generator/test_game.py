@@ -21,6 +21,8 @@ from synctalklip.generator.networks import compile_networks
 from synctalklip.generator.optim import adam
 from synctalklip.generator.trainer import Trainer
 
+pytestmark = pytest.mark.trains
+
 EVERYTHING = [
     "trainer.ema={decay:0.9,start:1}",
     "discriminator.spectral_norm=true",

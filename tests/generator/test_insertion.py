@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from naive_stage2 import naive_audio_infonce, naive_contrastive, naive_insert, naive_sampled_contrastive
+from torch import Tensor
 
 from synctalklip import losses
+from synctalklip.benchmark.naive_stage2 import naive_insert, naive_sampled_contrastive
 from synctalklip.data.features import normalize_roi
 from synctalklip.data.geometry import ROI_MODES, Geometry, centre_rois, crop_face, crop_roi
 from synctalklip.generator.objective import insert_faces
@@ -27,7 +28,7 @@ def cuts_of(mode: str, boxes: np.ndarray) -> Geometry:
     linear = 0.9 * np.stack(
         [np.stack([np.cos(angles), -np.sin(angles)], -1), np.stack([np.sin(angles), np.cos(angles)], -1)], 1
     )
-    shift = 47.5 - linear @ np.array([82.0, 96.0])
+    shift = 48 - linear @ np.array([82.0, 96.0])
     transforms = np.concatenate([linear, shift[:, :, None]], axis=2)
     pixel = ((boxes[:, 2:] - boxes[:, :2]) / 96)[:, :, None]
     corner = boxes[:, :2, None] + pixel / 2
@@ -121,6 +122,29 @@ def test_centre_rois_are_those_of_the_public_recipe():
     # Twice the size: every ROI pixel covers two by two of the frame, and a wide frame is cut to its middle square.
     wide = centre_rois(cuts, 400, 320)
     np.testing.assert_allclose(wide.transforms[0], [[0.5, 0, (0.5 - 40) / 2 - 32.5], [0, 0.5, 0.25 - 32.5]])
+
+
+def naive_contrastive(audio: Tensor, video: Tensor, negatives: Tensor) -> Tensor:
+    """Equations 11 and 12 on unit embeddings (N,D), pair by pair; `negatives` (N,N) bool."""
+    audio = audio / audio.norm(dim=1, keepdim=True)
+    video = video / video.norm(dim=1, keepdim=True)
+    rows = []
+    for i in range(len(audio)):
+        others = [(audio[i] - video[j]).abs().sum() for j in range(len(video)) if negatives[i, j]]
+        if others:
+            rows.append((audio[i] - video[i]).abs().sum() - torch.stack(others).mean())
+    return torch.stack(rows).mean()
+
+
+def naive_audio_infonce(audio: Tensor, video: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """TalkLip's contrastive loss, cross-entropy with other sounds as the negatives of a sound, row by row."""
+    audio = audio / audio.norm(dim=1, keepdim=True)
+    video = video / video.norm(dim=1, keepdim=True)
+    rows = []
+    for i in range(len(audio)):
+        logits = [audio[i] @ video[i]] + [audio[i] @ audio[j] for j in range(len(audio)) if negatives[i, j]]
+        rows.append(-(torch.stack(logits) / temperature).log_softmax(0)[0])
+    return torch.stack(rows).mean()
 
 
 def test_contrastive_forms_equal_their_loops():

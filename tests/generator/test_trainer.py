@@ -8,7 +8,7 @@ import torch
 from stage2_factory import assert_equal_states, assert_same_run, first_batch, run_killed, write_expert
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from synctalklip import checkpoint, losses
+from synctalklip import checkpoint, device, losses
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.features import normalize_roi
 from synctalklip.data.media import probe
@@ -20,6 +20,8 @@ from synctalklip.generator.optim import learning_rate_factor
 from synctalklip.generator.state import StateFolder
 from synctalklip.generator.trainer import Trainer
 from synctalklip.generator.unet import generator_input, to_unit
+
+pytestmark = pytest.mark.trains
 
 
 def test_killed_and_resumed_equals_straight(configure, monkeypatch):
@@ -40,6 +42,15 @@ def test_killed_and_resumed_equals_straight(configure, monkeypatch):
     assert_equal_states(again.generator.state_dict(), resumed.generator.state_dict())
 
 
+def test_a_run_keeps_the_precision_it_began_with(configure, monkeypatch):
+    monkeypatch.setattr(device, "has_bf16", lambda _: False)
+    Trainer(configure("trainer.steps=1", precision="auto")).run()
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
+    assert Trainer(configure("trainer.steps=2", precision="auto")).precision.name == "fp32"
+    with pytest.raises(SyncTalklipError, match="the run began in fp32 and bf16 is asked for"):
+        Trainer(configure("trainer.steps=2", precision="bf16"))
+
+
 def test_pictures_from_the_disk_cache_train_the_same(configure, prepared, tmp_path):
     folder = shutil.copytree(prepared, tmp_path / "prepared", copy_function=shutil.copy2)
     runs = []
@@ -54,7 +65,7 @@ def test_pictures_from_the_disk_cache_train_the_same(configure, prepared, tmp_pa
 
 
 def test_a_run_writes_scalars_samples_and_a_generator_that_loads(configure, prepared):
-    trainer = Trainer(configure("trainer.log_every=2", "trainer.valid_every=2", precision="bf16"))
+    trainer = Trainer(configure("trainer.log_every=2", "trainer.valid_every=2", precision="auto"))
     path = trainer.run()
     events = EventAccumulator(str(trainer.output / "tensorboard")).Reload()
     tags = set(events.Tags()["scalars"])
@@ -78,7 +89,7 @@ def test_a_run_writes_scalars_samples_and_a_generator_that_loads(configure, prep
         speech = generator.encode_speech(batch["audio"], batch["padding_mask"])[batch["clip"], batch["frame"]]
         painted = generator(generator_input(batch["target"], batch["identity"]), speech)
         own = trainer.paint(batch).generated
-    assert (painted - own).abs().max() < 0.05  # the trainer paints in bf16
+    assert (painted - own).abs().max() < 0.05  # the trainer paints in bf16 where it can
 
 
 def test_the_share_of_waiting_for_data_leaves_validation_and_saving_out(configure, monkeypatch):
@@ -126,7 +137,7 @@ def test_the_critic_gets_its_own_gradients_only(configure):
 
 @pytest.mark.parametrize("trainable", ["none", "last", "all"])
 def test_what_is_frozen_neither_moves_nor_drops_out(configure, trainable):
-    trainer = Trainer(configure(f"audio_encoder={trainable}", *(["audio_encoder.layers=1"] * (trainable == "last"))))
+    trainer = Trainer(configure(f"audio_encoder.trainable={trainable}", "audio_encoder.layers=1"))
     encoder = trainer.generator.audio_encoder
     before = {name: value.clone() for name, value in encoder.w2v_model.state_dict().items()}
     judge = {name: value.clone() for name, value in trainer.expert.state_dict().items()}
@@ -174,7 +185,7 @@ def test_terms_without_weight_are_not_computed(configure, monkeypatch):
     "overrides",
     [
         ["variant=infonce"],
-        ["variant=freeze", "audio_encoder=none", "loss.contrastive.anchor=video"],
+        ["variant=freeze", "audio_encoder.trainable=none", "loss.contrastive.anchor=video"],
         ["loss.contrastive.scope=batch", "loss.contrastive.count=3", "trainer.expert_clips=null"],
         ["loss.adversarial.form=hinge", "loss.lip.reduction=sum"],
         ["variant=no_contrastive"],

@@ -1,15 +1,12 @@
 """The five iterations: command lines that compose, and labels that follow the model before."""
 
-import shlex
-
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from synctalklip.cli import CONFIGS
-from synctalklip.pipeline.iterations import IterationError, commands
-
-PRESETS = sorted(path.stem for path in (CONFIGS / "iterations").glob("*.yaml"))
+from synctalklip.pipeline.iterations import IterationError, iteration_phases
+from synctalklip.pipeline.plan import plan_phases
 
 
 def composed(config, overrides):
@@ -17,21 +14,32 @@ def composed(config, overrides):
         return compose(config, overrides)
 
 
-def plan(preset):
-    overrides = [f"iterations={preset}", "data=grid", "data.prepared=/c/my grid", "run.name=all"]
-    config = composed("pretrain_all", overrides)
-    plain = OmegaConf.to_container(config.iterations)
-    return commands(**plain, corpus=config.corpus, out=config.out, cluster=config.cluster, train=config.train)
+def config(plan, *overrides):
+    chosen = [
+        "pipeline=pretrain",
+        f"iterations={plan}",
+        "data=grid",
+        "data.prepared=/c/my grid",
+        "run.name=all",
+        "run.dir=x",
+    ]
+    return OmegaConf.to_container(composed("pipeline", [*chosen, *overrides]), resolve=True)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_command_composes_with_its_script(preset):
-    found = plan(preset)
+def planned(plan, *overrides):
+    return {phase.name: phase for phase in plan_phases(config(plan, *overrides))}
+
+
+PLANS = tuple(OmegaConf.load(CONFIGS / "pipeline" / "pretrain.yaml").plans)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_command_composes_with_its_script(plan):
+    found = planned(plan)
     assert list(found) == [name for number in range(1, 6) for name in (f"cluster{number}", f"iteration{number}")]
     clusters, masks = [], []
-    for name, line in found.items():
-        script, *overrides = shlex.split(line)
-        config = composed(script.removeprefix("scripts/").removesuffix(".py"), overrides)
+    for name, phase in found.items():
+        config = composed(phase.script, phase.overrides)
         assert (config.data.name, config.data.prepared) == ("grid", "/c/my grid")
         if name.startswith("cluster"):
             clusters.append(config.clusters)
@@ -44,22 +52,35 @@ def test_every_command_composes_with_its_script(preset):
 
 
 def test_published_clusters_and_layers():
-    iterations = composed("pretrain_all", ["iterations=base"]).iterations.iterations
-    assert [one.clusters for one in iterations] == [100, 100, 500, 1000, 2000]
-    assert [one.get("layer") for one in iterations] == [None, 9, 12, 12, 12]
+    args = [phase.args for name, phase in planned("base").items() if name.startswith("cluster")]
+    assert [one["clusters"] for one in args] == [100, 100, 500, 1000, 2000]
+    assert [one.get("layer") for one in args] == [None, 9, 12, 12, 12]
 
 
 def test_labels_come_from_the_model_before():
-    found = plan("base")
+    found, warm = planned("base"), planned("tiny")
     for number in range(2, 6):
         before = f"outputs/all/iteration{number - 1}/checkpoints/checkpoint_best.pt"
-        assert f"checkpoint={before}" in found[f"cluster{number}"]
-        assert "init_from" not in found[f"iteration{number}"], "published iterations begin from nothing"
-        assert f"init_from={before}" in plan("tiny")[f"iteration{number}"]
+        assert found[f"cluster{number}"].args["checkpoint"] == before
+        assert "init_from" not in found[f"iteration{number}"].args, "published iterations begin from nothing"
+        assert warm[f"iteration{number}"].args["init_from"] == before
+
+
+def test_every_clustering_and_every_training_take_more_arguments():
+    found = planned("tiny", "+shared.cluster={fit.fraction:0.1}", "+shared.train={fairseq.common.cpu:true}")
+    for name, phase in found.items():
+        cfg = composed(phase.script, phase.overrides)
+        assert cfg.fit.fraction == 0.1 if name.startswith("cluster") else cfg.fairseq.common.cpu
 
 
 def test_a_layer_for_mfcc_is_refused():
-    with pytest.raises(IterationError, match="iteration 1 of 'mine'"):
-        commands("mine", [{"clusters": 5, "layer": 3, "train": ""}], True, "", "outputs/mine", "", "")
+    wrong = config("tiny")
+    wrong["plans"]["tiny"]["iterations"][0]["layer"] = 3
+    with pytest.raises(IterationError, match="iteration 1 of 'tiny'"):
+        iteration_phases(wrong)
+    wrong = config("tiny")
+    del wrong["plans"]["tiny"]["iterations"][1]["layer"]
     with pytest.raises(IterationError, match="iteration 2"):
-        commands("mine", [{"clusters": 5, "train": ""}, {"clusters": 5, "train": ""}], True, "", "outputs/mine", "", "")
+        iteration_phases(wrong)
+    with pytest.raises(IterationError, match="there is no plan 'huge'; choose from tiny, small, base, large"):
+        iteration_phases(config("huge"))

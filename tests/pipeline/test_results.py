@@ -214,22 +214,6 @@ def test_what_a_finished_phase_left_out_is_an_error(finished):
         written(finished, "+remarks.targts=[x]")
 
 
-def test_a_part_of_the_phases_and_how_long_they_take(finished, monkeypatch):
-    commands, needs = results.chosen_phases(config("results", "only=[compare_grid,stage1_grid]"))
-    assert list(commands) == ["stage1_grid", "compare_grid"] == list(needs)
-    with pytest.raises(SyncTalklipError, match="no phase 'sweep'; choose from stage1_grid"):
-        results.chosen_phases(config("results", "only=[sweep]"))
-    monkeypatch.setattr(results, "probe_seconds", lambda device: 0.5)
-    (finished / "outputs/stage1/report.md").unlink()
-    text = results.expectations(
-        config("results", "reference.probe=0.25", "phases.stage1_synthetic.seconds=3000"),
-        ["stage1_grid", "stage1_synthetic"],
-        finished,
-    )
-    assert "stage1_grid: done" in text
-    assert "stage1_synthetic: about 1 h 40 min" in text
-
-
 @pytest.mark.parametrize("name", ["results", "check_results"])
 def test_every_command_composes(name):
     phases = config(name)["phases"].values()

@@ -4,12 +4,12 @@ import json
 import sys
 from pathlib import Path
 
-import naive
 import numpy as np
 import pytest
 import torch
 
 from synctalklip import checkpoint
+from synctalklip.benchmark import naive
 from synctalklip.data.features import sound_windows
 from synctalklip.errors import MetricError
 from synctalklip.syncnet.lse import (

@@ -9,13 +9,16 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from synctalklip import checkpoint, device
 from synctalklip.cli import CONFIGS
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import read_manifest
-from synctalklip.errors import MetricError
+from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.syncnet.data import SegmentBatches, augment, recolour_sound
 from synctalklip.syncnet.lse import load_syncnet, score_clip
 from synctalklip.syncnet.train import Trainer, train_syncnet, window_contrast
+
+pytestmark = pytest.mark.trains
 
 
 def config(corpus: Path, run: Path, *overrides: str) -> DictConfig:
@@ -147,3 +150,13 @@ def test_another_microphone_moves_every_cepstrum_by_a_constant():
     assert torch.allclose(change, change[:1, :, :, :1].expand_as(change), atol=1e-5)
     assert change[0, 0, :, 0].std() > 0.3
     assert torch.equal(recolour_sound(windows, 0.0, np.random.default_rng(0)), windows)
+
+
+def test_a_run_keeps_the_precision_it_began_with(toy_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "has_bf16", lambda _: False)
+    train_syncnet(config(toy_corpus, tmp_path, "train.steps=1"))
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
+    train_syncnet(config(toy_corpus, tmp_path, "train.steps=2"))
+    assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["precision"] == "fp32"
+    with pytest.raises(SyncTalklipError, match="the run began in fp32 and bf16 is asked for"):
+        train_syncnet(config(toy_corpus, tmp_path, "train.steps=3", "trainer.precision=bf16"))

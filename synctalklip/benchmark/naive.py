@@ -1,0 +1,112 @@
+"""Stage 1 and SyncNet in naive forms: the other side of the benchmark, and oracles of the tests.
+
+They follow the published recipes step by step and share no arithmetic with the package.
+
+Legend: B clips, T frames, H heads, E values a head, R rows, D embedding, V classes, W windows.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synctalklip.errors import SyncTalklipError
+
+
+def broadcast_cosine_logits(features: Tensor, codebook: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cosines of (R, D) with (V, D) over the temperature, by way of the (R, V, D) products."""
+    products = (features[:, None] * codebook[None]).sum(-1)
+    lengths = features.square().sum(-1).sqrt()[:, None] * codebook.square().sum(-1).sqrt()[None]
+    return products / lengths.clamp(min=1e-6) / temperature
+
+
+def logfbank(wave: np.ndarray) -> np.ndarray:
+    """Log filterbank (F, 26) of 16 kHz sound by python_speech_features.
+
+    Raises:
+        SyncTalklipError: the package is not installed.
+    """
+    try:
+        import python_speech_features
+    except ModuleNotFoundError:
+        raise SyncTalklipError(
+            "the naive filterbank is that of python_speech_features: pip install python_speech_features, or leave the "
+            "parts out with 'sound_seconds=[]'"
+        ) from None
+    return python_speech_features.logfbank(wave, 16000).astype(np.float32)
+
+
+def span_mask(padding_mask: Tensor, probability: float, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Spans (B, T) row by row, each with a look at the padding on its device; equalised to the fewest."""
+    hidden = []
+    for row in padding_mask:
+        frames = len(row) - int(row.long().sum().item())
+        spans = max(2, int(probability * frames / length + rng.random()))
+        span = length if frames - length > spans else max(1, frames - spans - 1)
+        starts = rng.choice(max(1, frames - span), min(spans, max(1, frames - span)), replace=False)
+        places = np.concatenate([np.arange(start, start + span) for start in starts])
+        hidden.append(np.unique(places[places < frames]))
+    fewest = min(len(places) for places in hidden)
+    mask = np.zeros(tuple(padding_mask.shape), dtype=bool)
+    for row, places in zip(mask, hidden):
+        row[rng.choice(places, fewest, replace=False)] = True
+    return mask
+
+
+def runs(row: Tensor) -> list[tuple[int, int]]:
+    """(start, end) of the hidden runs of one clip, end included."""
+    found, start = [], None
+    for index, hidden in enumerate([*row.tolist(), False]):
+        if hidden and start is None:
+            start = index
+        if not hidden and start is not None:
+            found.append((start, index - 1))
+            start = None
+    return found
+
+
+def same_clip_substitution(video: Tensor, mask: Tensor, lengths: Tensor, rng: np.random.Generator) -> Tensor:
+    """Video (B, 1, T, H, W) whose hidden runs are replaced one by one by a run of the same clip."""
+    result = video.clone()
+    for clip in range(len(video)):
+        for start, end in runs(mask[clip]):
+            size, frames = end - start + 1, int(lengths[clip])
+            low = max(0, start - size)
+            places = [place for place in range(frames) if place < low or place > end]
+            place = int(rng.choice(places)) if places else 0
+            for offset in range(size):
+                result[clip, :, start + offset] = video[clip, :, min(place + offset, frames - 1)]
+    return result
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Softmax attention with its (B, H, T, T) weights; (B, H, T, E) each, `visible` broadcasts to the weights."""
+    weights = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+    if visible is not None:
+        weights = weights.masked_fill(~visible, float("-inf"))
+    return weights.softmax(-1) @ value
+
+
+class WholePrefix:
+    """An AV-SyncNet that decodes the sentence from its start at every step of a search."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.encode, self._decode = model.encode, model.decode
+
+    def decode(self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor, state: object = None) -> Tensor:
+        """Logits of all tokens; the state is left alone."""
+        return self._decode(prev_tokens, embeddings, padding_mask)
+
+
+def syncnet_windows(model: torch.nn.Module, faces: Tensor, mfcc: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings (W, D) of the lips and of the sound, each window of five frames by itself.
+
+    Faces are (T, 96, 96, 3) uint8, MFCC (4T, 13).
+    """
+    device = next(model.parameters()).device
+    video, audio = [], []
+    for start in range(len(faces) - 4):
+        pixels = model.pixels(faces[start : start + 5].to(device))
+        sound = mfcc[4 * start : 4 * start + 20].T.to(device)
+        video.append(model.embed_video(pixels[None]))
+        audio.append(model.embed_audio(sound[None, None]))
+    return torch.cat(video), torch.cat(audio)

@@ -1,0 +1,124 @@
+"""How long the phases of a pipeline will take on this machine."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.benchmark import Timer
+
+from synctalklip.cli import CONFIGS
+from synctalklip.device import choose_device, choose_precision, describe_device
+from synctalklip.pipeline.phases import finished_phases, name_machine, read_state, seconds_to_go
+from synctalklip.pipeline.plan import Planned, as_override, plan_phases
+
+PROBES = 10
+
+
+def probe_seconds(device: torch.device) -> float:
+    """Seconds of one training step of a small conv net on `device`, in the precision that it computes in.
+
+    The fastest of `PROBES`, so that what else runs on the machine counts little.
+    """
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Conv2d(64, 3, 3, padding=1)).to(device)
+    images = torch.rand(4, 3, 96, 96, device=device)
+    precision = choose_precision("auto", device)
+
+    def step() -> None:
+        with precision.autocast(device):
+            loss = net(images).square().mean()
+        loss.backward()
+
+    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+    return min(timer.timeit(1).mean for _ in range(PROBES))
+
+
+def seconds_left(
+    config: Mapping[str, Any], plan: Sequence[Planned], root: Path, ratio: float
+) -> dict[str, float | None]:
+    """Seconds that each phase will take which is not finished; None where that is not known.
+
+    Args:
+        config: the composed pipeline in plain containers.
+        plan: its phases.
+        root: folder that the folders of phases start at.
+        ratio: how many times as long as on the reference machine a computation takes here.
+    """
+    known = {} if config["fresh"] else read_state(root / config["run"]["dir"] / "state.json")
+    done = finished_phases(
+        known, {phase.name: phase.command for phase in plan}, {phase.name: phase.needs for phase in plan}
+    )
+    return {phase.name: _seconds(phase, config, root, ratio) for phase in plan if phase.name not in done}
+
+
+def _seconds(phase: Planned, config: Mapping[str, Any], root: Path, ratio: float) -> float | None:
+    if phase.script == "pipeline":
+        return _pipeline_seconds(phase, root, ratio)
+    if phase.seconds is None:
+        return None
+    least = config["reference"]["least"] if phase.least is None else phase.least
+    return max(least, ratio) * phase.seconds
+
+
+def _pipeline_seconds(phase: Planned, root: Path, ratio: float) -> float | None:
+    """Seconds from start to end of a phase that is a pipeline itself."""
+    overrides = [*phase.overrides, f"run.dir={as_override(phase.folder)}"]
+    if GlobalHydra.instance().is_initialized():
+        composed = compose("pipeline", overrides)
+    else:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose("pipeline", overrides)
+    config: Any = OmegaConf.to_container(composed, resolve=True)
+    plan = plan_phases(config)
+    return seconds_in_all(seconds_left(config, plan, root, ratio), plan, config["at_once"])
+
+
+def seconds_in_all(left: Mapping[str, float | None], plan: Sequence[Planned], at_once: int) -> float | None:
+    """Seconds from start to end of all phases of `left`; None where one of them is not known."""
+    known = {name: seconds for name, seconds in left.items() if seconds is not None}
+    if len(known) < len(left):
+        return None
+    return seconds_to_go(known, {phase.name: phase.needs for phase in plan}, at_once)
+
+
+def expectations(config: Mapping[str, Any], plan: Sequence[Planned], root: Path) -> tuple[dict[str, float], str]:
+    """How long phases will take on this machine, from a probe of a second or two.
+
+    Args:
+        config: the composed pipeline in plain containers.
+        plan: the phases that will be run.
+        root: folder that their folders start at.
+
+    Returns:
+        Seconds by phase, as far as they are known, and the same for a reader.
+    """
+    reference, device = config["reference"], choose_device(config["device"])
+    probe, precision = probe_seconds(device), choose_precision("auto", device).name
+    ratio = probe / reference["probe"]
+    left = seconds_left(config, plan, root, ratio)
+    lines = [
+        f"{name_machine()} ({describe_device(device)}, {precision}): {1000 * probe:.0f} ms for the probe, "
+        f"{1000 * reference['probe']:.0f} ms on the reference machine ({reference['machine']}); expected:"
+    ]
+    width = max(len(phase.name) for phase in plan)
+    lines += [f"  {phase.name:{width}}  {_told(left[phase.name]) if phase.name in left else 'done'}" for phase in plan]
+    together = _told(seconds_in_all(left, plan, config["at_once"])) if left else "done"
+    side = f", up to {config['at_once']} side by side" if config["at_once"] > 1 else ""
+    lines.append(f"  {'in all':{width}}  {together}{side}")
+    return {name: seconds for name, seconds in left.items() if seconds is not None}, "\n".join(lines)
+
+
+def _told(seconds: float | None) -> str:
+    if seconds is None:
+        return "not known"
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
