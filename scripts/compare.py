@@ -7,7 +7,7 @@ from synctalklip.cli import entry
 
 @entry("compare")
 def main(cfg: DictConfig) -> None:
-    from synctalklip.evaluation.compare import compare
+    from synctalklip.evaluation.strip import compare
 
     compare(cfg)
     print(cfg.output)

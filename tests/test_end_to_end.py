@@ -63,9 +63,9 @@ def test_from_nothing_to_a_table_and_a_video(workplace):
     assert abs(video.duration - speech.duration) < 0.1
     assert json.loads((workplace / "said.mp4.json").read_text())["generated"] is True
 
-    # The supervisor may not judge what it trained.
+    # The expert may not judge what it trained.
     arguments = ["run.name=cheat", f"generated={generator}", f"readers.WER.path={out}/expert/{BEST}"]
     evaluate = [sys.executable, str(SCRIPTS / "evaluate.py"), *arguments]
     done = subprocess.run(evaluate, cwd=workplace, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "supervised" in done.stderr
+    assert "was an expert of" in done.stderr

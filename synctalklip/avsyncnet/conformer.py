@@ -1,4 +1,4 @@
-"""A Conformer lip reader: the evaluator of WER3, of another family than the experts that supervise.
+"""A Conformer lip reader: the evaluator of WER3, of another family than the experts.
 
 Legend: B clips, T video frames at 25 Hz, A = 104 sound values a frame, D embedding, L tokens, V symbols, C channels.
 

@@ -227,7 +227,7 @@ class FairseqConformer(ConformerReader, BaseFairseqModel):
         return model
 
     def initialize(self, path: str | Path) -> None:
-        """Take the ResNet of an AV-HuBERT or AV-SyncNet; an evaluator should share no more with a supervisor.
+        """Take the ResNet of an AV-HuBERT or AV-SyncNet; an evaluator should share no more with an expert.
 
         Raises:
             CheckpointError: no such checkpoint, or a ResNet of another size.

@@ -25,10 +25,9 @@ from synctalklip.data.workers import WorkerDied, run_in_workers
 from synctalklip.device import choose_device, choose_precision, record_precision
 from synctalklip.errors import MetricError
 from synctalklip.evaluation.judges import describe_judges, load_judges
-from synctalklip.evaluation.ledger import Ledger, digest, pair_facts
-from synctalklip.evaluation.methods import IDENTITY_FRAME, open_source
+from synctalklip.evaluation.methods import IDENTITY_FRAME, open_method
 from synctalklip.evaluation.pairs import Pair, pair_clips, write_jobs
-from synctalklip.evaluation.scoring import Scored, Scorer, faces_path
+from synctalklip.evaluation.scoring import ScoreCache, Scored, Scorer, digest, faces_path, pair_facts
 from synctalklip.evaluation.strip import evenly, write_strips
 from synctalklip.tables.render import write_rows
 from synctalklip.tables.table import load_run, markdown_table
@@ -60,8 +59,8 @@ def make_task(cfg: DictConfig, roi_mode: str, full_frame: bool, alone: bool) -> 
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
     device = choose_device(cfg.device)
-    source = open_source(cfg.generated, device, cfg.batch_size, roi_mode, cfg.precision)
-    scorer = Scorer(cfg, source, load_judges(cfg, roi_mode, device), full_frame)
+    method = open_method(cfg.generated, device, cfg.batch_size, roi_mode, cfg.precision)
+    scorer = Scorer(cfg, method, load_judges(cfg, roi_mode, device), full_frame)
     return lambda group: scorer.score(*group)
 
 
@@ -72,7 +71,7 @@ class Evaluation:
         cfg: the root config of `scripts/evaluate.py`.
 
     Raises:
-        SyncTalklipError: a clip or checkpoint is missing or does not fit, or a judge taught the method.
+        SyncTalklipError: a clip or checkpoint is missing or does not fit, or a judge was an expert of the method.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -87,9 +86,9 @@ class Evaluation:
         record_precision(precision, "precision", self.directory)
         # The processes that score do not choose again.
         cfg.precision = precision.name
-        self.source = open_source(cfg.generated, device, cfg.batch_size, self.roi_mode, cfg.precision)
-        self.name = cfg.name or self.source.name
-        self.described = describe_judges(cfg, self.source)
+        self.method = open_method(cfg.generated, device, cfg.batch_size, self.roi_mode, cfg.precision)
+        self.name = cfg.name or self.method.name
+        self.described = describe_judges(cfg, self.method)
         self.full_frame = self._has_sources()
         self._check_directory()
         self._check_videos()
@@ -105,10 +104,10 @@ class Evaluation:
         places = [range(start, min(start + size, len(self.pairs))) for start in range(0, len(self.pairs), size)]
         groups = [([self.pairs[i] for i in group], shown[list(group)].tolist()) for group in places]
         keys = [key for group in groups for key in self._keys(group)]
-        ledger = Ledger(self.directory / "progress.jsonl")
-        ledger.keep(keys)
+        cache = ScoreCache(self.directory / "progress.jsonl")
+        cache.keep(keys)
         results: dict[int, Scored] = {
-            i: known for i, key in enumerate(keys) if (known := ledger.get(key)) and self._saved(self.pairs[i])
+            i: known for i, key in enumerate(keys) if (known := cache.get(key)) and self._saved(self.pairs[i])
         }
         todo = [group for group in range(len(groups)) if not all(i in results for i in places[group])]
         kept = len(self.pairs) - sum(len(places[group]) for group in todo)
@@ -117,7 +116,7 @@ class Evaluation:
                 for i, scored in zip(places[todo[number]], scores, strict=True):
                     results[i] = scored
                     if scored.missing is None:
-                        ledger.add(keys[i], scored)
+                        cache.add(keys[i], scored)
                 bar.update(len(scores))
         self._write([results[i] for i in range(len(self.pairs))])
 
@@ -144,16 +143,16 @@ class Evaluation:
 
     def _keys(self, group: Group) -> list[str]:
         """The key of each clip of a group: all that its scores depend on, and nothing else."""
-        cfg, source = self.cfg, self.source
-        method = [source.kind, checkpoint.file_hash(source.file) if source.file else None]
-        method += [cfg.precision] if source.kind == "generator" else []
+        cfg, method = self.cfg, self.method
+        pictures = [method.kind, checkpoint.file_hash(method.file) if method.file else None]
+        pictures += [cfg.precision] if method.kind == "generator" else []
         judged = [_anonymous(self.described), cfg.syncnet.max_shift, self.full_frame, cfg.quality, cfg.openness]
         rest = [cfg.setting, cfg.faces, cfg.detector]
         facts = [OmegaConf.to_container(part) if isinstance(part, DictConfig) else part for part in judged + rest]
         pairs, shown = group
-        together = [[pair_facts(pair), source.facts(pair.clip)] for pair in pairs]
+        together = [[pair_facts(pair), method.facts(pair.clip)] for pair in pairs]
         strips = [[self.name, cfg.strip.frames] if strip else None for strip in shown]
-        return [digest(method, facts, together, place, strip) for place, strip in enumerate(strips)]
+        return [digest(pictures, facts, together, place, strip) for place, strip in enumerate(strips)]
 
     def _saved(self, pair: Pair) -> bool:
         return not self.cfg.faces.save or faces_path(self.cfg, pair).is_file()
@@ -185,9 +184,9 @@ class Evaluation:
 
     def _check_videos(self) -> None:
         """A video that is missing at the end of a split shall not cost the hours before it."""
-        if self.source.kind == "videos" and self.cfg.on_missing == "error":
+        if self.method.kind == "videos" and self.cfg.on_missing == "error":
             for pair in self.pairs:
-                self.source.path(pair.clip)
+                self.method.path(pair.clip)
 
     def _write(self, results: Sequence[Scored]) -> None:
         rows = [result.row for result in results if result.missing is None]
@@ -201,10 +200,10 @@ class Evaluation:
             raise MetricError(f"{self.cfg.generated}: no clip could be scored; the first: {missing[0]['reason']}")
         summary = {
             "name": self.name,
-            "kind": self.source.kind,
+            "kind": self.method.kind,
             "generated": self.cfg.generated,
-            "generated_sha256": checkpoint.file_hash(self.source.file) if self.source.file else None,
-            "precision": self.cfg.precision if self.source.kind == "generator" else None,
+            "generated_sha256": checkpoint.file_hash(self.method.file) if self.method.file else None,
+            "precision": self.cfg.precision if self.method.kind == "generator" else None,
             "corpus": self.cfg.data.name,
             "split": self.cfg.split,
             "setting": self.cfg.setting,

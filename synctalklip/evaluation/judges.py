@@ -1,5 +1,5 @@
-"""The models that score: SyncNet, lip readers, an audio-visual expert, a finder of landmarks. None may have taught
-the generator that it judges.
+"""The models that score: SyncNet, lip readers, an audio-visual expert, a finder of landmarks. None may have
+been an expert in the training of the generator that it judges.
 
 Legend: T video frames at 25 Hz.
 """
@@ -19,7 +19,7 @@ from synctalklip import checkpoint
 from synctalklip.cli import build
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.errors import MetricError
-from synctalklip.evaluation.methods import Source
+from synctalklip.evaluation.methods import Method
 from synctalklip.metrics.avs import AVExpert
 from synctalklip.metrics.quality import Perceptual, open_lpips
 from synctalklip.syncnet.lse import assert_protocol, load_syncnet
@@ -81,8 +81,8 @@ def reader_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     return found
 
 
-def supervisors(generator: Path) -> set[str]:
-    """SHA-256 of the files that taught a generator: stored in its checkpoint, or of those its run's config names."""
+def experts_of(generator: Path) -> set[str]:
+    """SHA-256 of the experts of a generator: stored in its checkpoint, or of the files that its run's config names."""
     state = checkpoint.load(generator)
     stored = {state.get(key) for key in ("expert_sha256", "syncnet_sha256")} - {None}
     config = generator.parent.parent / "config.yaml"
@@ -96,21 +96,21 @@ def supervisors(generator: Path) -> set[str]:
     return stored | named if not stored or stored & named else stored
 
 
-def taught(generator: Path, judge: str | Path) -> bool:
-    """Whether a judge's file, or the one it was converted from, supervised a generator."""
-    return bool(supervisors(generator) & checkpoint.origins(judge))
+def was_expert(generator: Path, judge: str | Path) -> bool:
+    """Whether a judge's file, or the one it was converted from, was an expert in the training of a generator."""
+    return bool(experts_of(generator) & checkpoint.origins(judge))
 
 
-def describe_judges(cfg: DictConfig, source: Source) -> dict[str, Any]:
+def describe_judges(cfg: DictConfig, method: Method) -> dict[str, Any]:
     """What `summary.json` says about the judges; checks them without loading their weights.
 
     Raises:
-        MetricError: SyncNet or a lip reader supervised the generator.
+        MetricError: SyncNet or a lip reader was an expert of the generator.
         CheckpointError: a file is missing.
     """
     described: dict[str, Any] = {}
     if cfg.syncnet.path is not None:
-        _refuse(source, cfg.syncnet.path, "syncnet", "SyncNet", "LSE")
+        _refuse(method, cfg.syncnet.path, "syncnet", "SyncNet", "LSE")
         model, info = load_syncnet(cfg.syncnet.path)
         assert_protocol(model, cfg.syncnet.protocol)
         described["syncnet"] = _entry(info.name, cfg.syncnet.path) | {
@@ -118,15 +118,15 @@ def describe_judges(cfg: DictConfig, source: Source) -> dict[str, Any]:
         }  # fmt: skip
     if readers := reader_settings(cfg):
         for column, node in readers.items():
-            _refuse(source, node["path"], f"readers.{column}", "lip reader", f"{column}")
+            _refuse(method, node["path"], f"readers.{column}", "lip reader", f"{column}")
         described["readers"] = {
             column: _entry(node["name"], node["path"]) | {"beam": node["beam"], "decoding": node["decoding"]}
             for column, node in readers.items()
         }
     if cfg.avs.path is not None:
         entry = _entry(cfg.avs.name, cfg.avs.path)
-        if source.kind == "generator" and taught(source.file, cfg.avs.path):
-            entry["name"] += " that supervised this generator"
+        if method.kind == "generator" and was_expert(method.file, cfg.avs.path):
+            entry["name"] += " that was an expert of this generator"
         described["avs"] = entry
     return described
 
@@ -141,12 +141,12 @@ def _digest(path: str) -> str:
     return checkpoint.file_hash(path)
 
 
-def _refuse(source: Source, path: str, key: str, kind: str, score: str) -> None:
+def _refuse(method: Method, path: str, key: str, kind: str, score: str) -> None:
     _digest(path)
-    if source.kind == "generator" and taught(source.file, path):
+    if method.kind == "generator" and was_expert(method.file, path):
         raise MetricError(
-            f"{key}.path={path} supervised {source.file}: its {score} would flatter the generator; give a {kind} that "
-            "was trained apart"
+            f"{key}.path={path} was an expert of {method.file}: its {score} would flatter the generator; give a "
+            f"{kind} that was trained apart"
         )
 
 

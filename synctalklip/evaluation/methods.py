@@ -1,4 +1,4 @@
-"""Where the pictures of an evaluation come from: the truth, a still mouth, a generator, or videos in a folder.
+"""The methods of an evaluation, which give its pictures: the truth, a still mouth, a generator, or videos in a folder.
 
 Legend: T video frames at 25 Hz, H, W height and width of a frame in pixels.
 """
@@ -25,7 +25,7 @@ class VideoError(MetricError):
     """A generated video that is missing or unfit; the clip cannot be scored."""
 
 
-class Source(Protocol):
+class Method(Protocol):
     """A method under evaluation.
 
     Attributes:
@@ -229,8 +229,8 @@ def _check_size(path: Path, frame: np.ndarray, box: np.ndarray, size: tuple[int,
         raise VideoError(f"{path} has frames of {width}x{height}, {wanted}: generate at the size of the source video")
 
 
-def open_source(generated: str, device: torch.device, batch_size: int, roi_mode: str, precision: str) -> Source:
-    """The source named by `generated`: ground_truth, still_mouth, a generator checkpoint (in `precision`), or a folder.
+def open_method(generated: str, device: torch.device, batch_size: int, roi_mode: str, precision: str) -> Method:
+    """The method named by `generated`: ground_truth, still_mouth, a generator checkpoint (in `precision`), or a folder.
 
     Raises:
         MetricError: it is none of these.

@@ -1,4 +1,4 @@
-"""The three settings of an evaluation: the clip's own sound, that of another clip, or silence.
+"""Pairs of a face and a sound that an evaluation scores: the clip's own sound, that of another clip, or silence.
 
 A generator that only repeats what it saw in training, or copies the mouth of its pose image, does well on its own
 sound; the other two show it (KeySync 2025).
@@ -15,7 +15,7 @@ from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import Clip, write_jsonl
 from synctalklip.errors import MetricError
 
-SETTINGS = ("reconstruction", "cross", "silent")
+PAIRINGS = ("reconstruction", "cross", "silent")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def pair_clips(clips: Sequence[Clip], setting: str) -> list[Pair]:
 
     Args:
         clips: of the whole split, so that the pairs stay the same when fewer are evaluated.
-        setting: one of `SETTINGS`.
+        setting: one of `PAIRINGS`.
 
     Returns:
         In the order of `clips`; the same for the same clips in any order.
@@ -73,8 +73,8 @@ def pair_clips(clips: Sequence[Clip], setting: str) -> list[Pair]:
     Raises:
         MetricError: unknown setting, or a clip without another one that says something else.
     """
-    if setting not in SETTINGS:
-        raise MetricError(f"setting={setting}: choose {', '.join(SETTINGS)}")
+    if setting not in PAIRINGS:
+        raise MetricError(f"setting={setting}: choose {', '.join(PAIRINGS)}")
     if setting != "cross":
         return [Pair(clip, clip if setting == "reconstruction" else None) for clip in clips]
     waiting = sorted(clips, key=lambda clip: (clip.samples, clip.id))

@@ -1,4 +1,4 @@
-"""The row of a clip: all its scores, each face crop made and each array read once.
+"""The row of a clip: all its scores, each face crop made and each array read once; and the cache of such rows.
 
 Every row of a table takes this path, the ground truth included: face crops, then mouth ROIs made from them by
 `faces_to_rois`, then the judges.
@@ -7,8 +7,11 @@ Legend: T video frames at 25 Hz.
 """
 
 import base64
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from synctalklip.checkpoint import REFUSED_WRITES, reason_of, write_atomically
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.face import faces_to_rois
-from synctalklip.errors import MetricError
+from synctalklip.data.manifest import Clip
+from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.evaluation.judges import Judges
-from synctalklip.evaluation.methods import Source, VideoError
+from synctalklip.evaluation.methods import Method, VideoError
 from synctalklip.evaluation.pairs import Pair
 from synctalklip.evaluation.strip import draw_strip
 from synctalklip.metrics.avs import score_avs
@@ -57,13 +62,13 @@ class Scorer:
 
     Args:
         cfg: the root config of `scripts/evaluate.py`.
-        source: the method.
+        method: what is scored.
         judges: the models that score.
         full_frame: whether the source videos are there to compare full frames with.
     """
 
-    def __init__(self, cfg: DictConfig, source: Source, judges: Judges, full_frame: bool) -> None:
-        self.cfg, self.source, self.judges, self.full_frame = cfg, source, judges, full_frame
+    def __init__(self, cfg: DictConfig, method: Method, judges: Judges, full_frame: bool) -> None:
+        self.cfg, self.method, self.judges, self.full_frame = cfg, method, judges, full_frame
         self.own_sound = cfg.setting == "reconstruction"
 
     def score(self, pairs: Sequence[Pair], shown: Sequence[bool]) -> list[Scored]:
@@ -96,7 +101,7 @@ class Scorer:
     def _score(self, pair: Pair, strip: bool) -> tuple[Scored, np.ndarray | None]:
         """Everything but the words, and the ROIs to read them from."""
         reader, judges = pair.reader(), self.judges
-        faces = self.source.faces(reader, 0)
+        faces = self.method.faces(reader, 0)
         result = Scored({"id": pair.clip.id, "frames": pair.clip.frames})
         if self.cfg.setting == "cross":
             result.row["sound"] = pair.sound.id
@@ -117,7 +122,7 @@ class Scorer:
         if self.cfg.faces.save:
             save_faces(faces_path(self.cfg, pair), faces, reader.wave(0), self.cfg.faces.crf)
         if strip:
-            rows = [("Ground truth", reader.faces(0)), (self.cfg.name or self.source.name, faces)]
+            rows = [("Ground truth", reader.faces(0)), (self.cfg.name or self.method.name, faces)]
             result.strip = _encoded(draw_strip(rows, self.cfg.strip.frames))
         return result, rois
 
@@ -125,7 +130,7 @@ class Scorer:
         truth, device = reader.faces(0), self.judges.device
         scores = score_faces(faces, truth, device)
         if self.full_frame:
-            scores |= score_frames(self.source.pairs(reader, 0, faces), device)
+            scores |= score_frames(self.method.pairs(reader, 0, faces), device)
         if self.judges.lpips is not None:
             scores["lpips"] = self.judges.lpips(faces, truth)
         return scores
@@ -135,7 +140,7 @@ class Scorer:
         if self.cfg.syncnet.protocol == "face_crop":
             return np.ascontiguousarray(faces)
         side = (WHOLE_FRAME_SIDE, WHOLE_FRAME_SIDE)
-        return np.stack([cv2.resize(frame, side) for frame in self.source.frames(reader, 0, faces)])
+        return np.stack([cv2.resize(frame, side) for frame in self.method.frames(reader, 0, faces)])
 
     def _read_lips(self, waiting: Sequence[tuple[Scored, np.ndarray, str]]) -> None:
         for column, reader in self.judges.readers.items():
@@ -193,3 +198,68 @@ def save_faces(path: Path, faces: np.ndarray, wave: np.ndarray, crf: float) -> N
 
 def _encoded(picture: np.ndarray) -> str:
     return base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()
+
+
+def digest(*facts: Any) -> str:
+    """A short name for everything that some scores depend on; plain values, in order."""
+    return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def pair_facts(pair: Pair) -> list[Any]:
+    """Changes when the record of a clip, of its sound or one of their files does."""
+    return [_clip_facts(clip) for clip in dict.fromkeys((pair.clip, pair.sound)) if clip] + [pair.sound is None]
+
+
+def _clip_facts(clip: Clip) -> list[Any]:
+    record = asdict(clip)
+    del record["root"]
+    return [record, [[file.stat().st_size, file.stat().st_mtime_ns] for file in clip.files()]]
+
+
+def _line(key: str, scored: Scored) -> str:
+    # The order of the columns is kept.
+    return json.dumps({"key": key, **asdict(scored)}, ensure_ascii=False) + "\n"
+
+
+class ScoreCache:
+    """The clips that a run has scored so far by their key, safe against a kill: one line a clip, flushed as it comes.
+
+    Args:
+        path: a jsonl file; a line that a kill cut short is dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, Scored] = {}
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            try:
+                record = json.loads(line)
+                key = record.pop("key")
+                self._known[key] = Scored(**record)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
+
+    def get(self, key: str) -> Scored | None:
+        """What was scored under this key, if anything."""
+        return self._known.get(key)
+
+    def keep(self, keys: Sequence[str]) -> None:
+        """Forget all other keys; leaves a file of whole lines to go on from."""
+        self._known = {key: self._known[key] for key in keys if key in self._known}
+        text = "".join(_line(key, scored) for key, scored in self._known.items())
+        write_atomically(self.path, lambda part: part.write_text(text, encoding="utf-8"))
+
+    def add(self, key: str, scored: Scored) -> None:
+        """Write down a clip before the next one is looked at.
+
+        Raises:
+            SyncTalklipError: the disk refused it.
+        """
+        self._known[key] = scored
+        try:
+            with open(self.path, "a", encoding="utf-8") as stream:
+                stream.write(_line(key, scored))
+                stream.flush()
+                os.fsync(stream.fileno())
+        except REFUSED_WRITES as error:
+            raise SyncTalklipError(f"{self.path}: cannot be written ({reason_of(error)}): free some space") from error

@@ -169,8 +169,8 @@ def save_generator(
         path: `generator.pt`.
         generator: what is written.
         step: updates so far.
-        expert_sha256: of the file of its supervisor, which must not be its judge too.
-        syncnet_sha256: of the file of the SyncNet that supervised it, if one did; the same holds for it.
+        expert_sha256: of the file of its expert, which must not be its judge too.
+        syncnet_sha256: of the file of the SyncNet that was an expert too, if one was; the same holds for it.
     """
     checkpoint.save(
         path,

@@ -1,4 +1,4 @@
-"""Wav2Lip's supervision: a frozen SyncNet that says whether painted windows fit their sound.
+"""Wav2Lip's expert: a frozen SyncNet that says whether painted windows fit their sound.
 
 Legend: N painted frames, W windows of 5 of them, E embedding.
 """
@@ -18,7 +18,7 @@ class SyncExpert(nn.Module):
 
     Args:
         path: `syncnet.pt` of scripts/train_syncnet.py, or the public `syncnet_v2.model`. The LSE columns of a table
-            must come from another file: a judge that taught would flatter its pupil.
+            must come from another file: an expert would flatter the generator that it trained.
 
     Attributes:
         sha256: of the file.

@@ -18,8 +18,8 @@ from synctalklip.data.manifest import read_manifest
 from synctalklip.data.media import probe, read_video, write_video
 from synctalklip.errors import MetricError
 from synctalklip.evaluation import judges
-from synctalklip.evaluation.compare import compare
 from synctalklip.evaluation.evaluate import evaluate
+from synctalklip.evaluation.strip import compare
 from synctalklip.metrics.quality import score_faces
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
 from synctalklip.tables.table import load_run

@@ -1,4 +1,4 @@
-"""Whole evaluations of real small models: settings, kills, workers, bad videos, and judges that taught."""
+"""Whole evaluations of real small models: settings, kills, workers, bad videos, and judges that were experts."""
 
 import csv
 import json
@@ -111,8 +111,8 @@ def test_all_columns_of_a_generator_in_its_own_sound(corpus, tmp_path):
     assert summary["readers"]["WER3"]["decoding"] == "forced"
     assert (summary["setting"], summary["missing"]) == ("reconstruction", [])
     assert summary["syncnet"]["protocol"] == "face_crop"
-    # The expert taught this generator: AVS may be measured by it, but says so.
-    assert "supervised" in summary["avs"]["name"]
+    # AVS may be measured by the expert of this generator, but says so.
+    assert "was an expert of this generator" in summary["avs"]["name"]
     curve = [row for row in rows_of(tmp_path, "curves.csv") if row["id"] == rows[0]["id"]]
     best = min(curve, key=lambda row: float(row["distance"]))
     assert float(best["distance"]) == pytest.approx(float(rows[0]["lse_d"]))
@@ -235,7 +235,7 @@ def test_unfit_videos_are_counted_or_refused(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["readers.WER.path", "+readers.WER2.path"])
-def test_no_reader_may_have_taught(corpus, tmp_path, key):
+def test_no_judge_may_be_an_expert_of_the_generator(corpus, tmp_path, key):
     for name in ("copy.pt", "folder"):
         judge = tmp_path / name
         if name == "folder":
@@ -244,10 +244,10 @@ def test_no_reader_may_have_taught(corpus, tmp_path, key):
             checkpoint.save_folder(judge, {"w": torch.ones(1)}, {"kind": "avsyncnet", "source": source})
         else:
             shutil.copy(corpus / "expert.pt", judge)
-        with pytest.raises(MetricError, match=f"{name} supervised .*generator.pt: its WER2? would flatter"):
+        with pytest.raises(MetricError, match=f"{name} was an expert of .*generator.pt: its WER2? would flatter"):
             evaluate(config(corpus, tmp_path / "run", f"generated={corpus}/generator.pt", f"{key}={judge}"))
     run = tmp_path / "run"
-    with pytest.raises(MetricError, match=r"syncnet\.path=.* supervised .*wav2lip\.pt: its LSE would flatter"):
+    with pytest.raises(MetricError, match=r"syncnet\.path=.* was an expert of .*wav2lip\.pt: its LSE would flatter"):
         evaluate(config(corpus, run, f"generated={corpus}/wav2lip.pt", f"syncnet.path={corpus}/syncnet.pt"))
 
 
@@ -267,7 +267,7 @@ def test_speech_reaches_the_frame_it_belongs_to_as_in_generate(corpus):
     """Zero shift: evaluation and inference embed the same sound for the same frame."""
     clips = read_manifest(corpus)
     reader = ClipReader(clips)
-    source = Generator(corpus / "generator.pt", torch.device("cpu"), 64, "landmark")
+    source = Generator(corpus / "generator.pt", torch.device("cpu"), 64, "landmark", "fp32")
     for index, clip in enumerate(clips):
         speech = SpeechEmbeddings(source.model.encode_speech, reader.wave(index), 500, 50, "linear")
         times = [Fraction(t, 25) for t in range(clip.frames)]

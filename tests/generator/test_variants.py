@@ -1,4 +1,4 @@
-"""Every variant is a config that goes with every size, takes a step, and says so when its teacher does not fit."""
+"""Every variant is a config that goes with every size, takes a step, and says so when its expert does not fit."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from stage2_factory import assert_equal_states, first_batch, write_expert
 from synctalklip import checkpoint, losses
 from synctalklip.data.windows import collate
 from synctalklip.errors import MetricError, SyncTalklipError
-from synctalklip.evaluation.judges import taught
+from synctalklip.evaluation.judges import was_expert
 from synctalklip.generator.trainer import Trainer
 from synctalklip.syncnet.expert import SyncExpert
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
@@ -133,20 +133,20 @@ class TestSyncExpert:
         trainer = Trainer(configure("variant=wav2lip", f"syncnet.path={syncnet}", "trainer.steps=1"))
         path = trainer.run()
         assert checkpoint.load(path)["syncnet_sha256"] == checkpoint.file_hash(syncnet)
-        assert taught(path, syncnet)
+        assert was_expert(path, syncnet)
         sizes = {"structure": "small", "embedding": 8, "width": 4, "ends": "overlap", "chunk": 50}
         other = tmp_path / "other.pt"
         save_syncnet(other, build_syncnet(**sizes), sizes, SyncNetInfo("small", "toy", 1))
-        assert not taught(path, other)
+        assert not was_expert(path, other)
 
-    def test_an_evaluation_by_the_teacher_is_refused(self, configure, syncnet, prepared):
+    def test_an_evaluation_by_the_expert_is_refused(self, configure, syncnet, prepared):
         from synctalklip.evaluation.evaluate import evaluate
 
         path = Trainer(configure("variant=wav2lip", f"syncnet.path={syncnet}", "trainer.steps=1")).run()
         overrides = [f"data.prepared={prepared}", f"generated={path}", f"syncnet.path={syncnet}", "split=valid"]
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             cfg = compose("evaluate", overrides=[*overrides, f"run.dir={path.parent}/e", "run.name=e"])
-        with pytest.raises(MetricError, match=r"supervised .* its LSE would flatter the generator"):
+        with pytest.raises(MetricError, match=r"was an expert of .* its LSE would flatter the generator"):
             evaluate(cfg)
 
     def test_missing_or_wrong_windows_are_named(self, configure, syncnet):

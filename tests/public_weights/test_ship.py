@@ -35,7 +35,7 @@ def test_an_avsyncnet_ships_with_tokenizer_and_card(expert, tmp_path):
     assert (tmp_path / "shipped" / "README.md").read_text() == "# A lip reader\n"
 
 
-def test_a_generator_ships_with_the_names_of_its_supervisors(expert, tmp_path):
+def test_a_generator_ships_with_the_names_of_its_experts(expert, tmp_path):
     torch.manual_seed(0)
     sizes = {"width": 0.0625, "least_channels": 4, "residuals": "few", "output": "blend", "speech": "levels"}
     generator = TalkingFaceGenerator(load_expert(expert).encoder_config, "landmark", **sizes)
