@@ -178,62 +178,93 @@ def negatives_of(
     frames: Tensor,
     scope: str = "clip",
     min_gap: int = 1,
-    count: int | None = None,
-    generator: torch.Generator | None = None,
-    share: float | None = None,
+    candidates: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Which frames j count as negatives of frame i in eq. 12, (N,N) bool.
+    """Which candidates j may be negatives of frame i in eq. 12, (N,M) bool.
 
     Args:
         clips: clip of each generated frame, (N,). frames: its number in the clip, (N,).
         scope: `clip` (the paper) or `batch` (the authors' code).
         min_gap: frames of the same clip nearer than this are no negatives.
-        count: keep at most this many a row, drawn with `generator`; None keeps all (the paper).
-        share: keep no more than this share of N either (the public code: half); None sets no such limit.
+        candidates: clip and number of each candidate, (M,) each; None for the generated frames themselves.
     """
     if scope not in ("clip", "batch"):
         raise SyncTalklipError(f"negatives scope {scope!r} is neither clip nor batch")
-    same = clips[:, None] == clips[None, :]
-    near = same & ((frames[:, None] - frames[None, :]).abs() < max(min_gap, 1))
-    allowed = ~near & (same if scope == "clip" else True)
-    limits = [count, None if share is None else int(share * len(clips))]
-    limits = [limit for limit in limits if limit is not None]
-    if not limits:
-        return allowed
+    other_clips, other_frames = (clips, frames) if candidates is None else candidates
+    same = clips[:, None] == other_clips[None, :]
+    near = same & ((frames[:, None] - other_frames[None, :]).abs() < max(min_gap, 1))
+    return ~near & (same if scope == "clip" else True)
+
+
+def sampled_negatives(
+    negatives: Tensor, count: int, share: float | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """At most `count` of the negatives (N,M) of each row, drawn with `generator`.
+
+    Args:
+        share: no more than this share of N either (the public code: half); None sets no such limit.
+    """
+    most = count if share is None else min(count, int(share * len(negatives)))
     # Drawn where it is used: a copy to a GPU would make it wait in every step.
-    source = allowed.device if generator is None else generator.device
-    lots = torch.rand(allowed.shape, generator=generator, device=source).to(allowed.device)
-    order = lots.masked_fill(~allowed, 2).argsort(1)
-    chosen = torch.zeros_like(allowed).scatter_(1, order[:, : min(limits)], True)
-    return chosen & allowed
+    source = negatives.device if generator is None else generator.device
+    lots = torch.rand(negatives.shape, generator=generator, device=source).to(negatives.device)
+    order = lots.masked_fill(~negatives, 2).argsort(1)
+    return torch.zeros_like(negatives).scatter_(1, order[:, :most], True) & negatives
 
 
-def cross_modal_contrastive(distances: Tensor, negatives: Tensor | None = None) -> Tensor:
+def nearest_negatives(distances: Tensor, negatives: Tensor, count: int) -> Tensor:
+    """Of the negatives (N,M) of each row the `count` that are nearest to it, the hardest to tell from its own."""
+    order = distances.detach().masked_fill(~negatives, float("inf")).argsort(1)
+    return torch.zeros_like(negatives).scatter_(1, order[:, :count], True) & negatives
+
+
+def cross_modal_contrastive(
+    distances: Tensor, negatives: Tensor | None = None, own: Tensor | None = None
+) -> Tensor:
     """Eq. 12: mean over i of theta(i, i) - the mean of theta(i, j) over the negatives j of i.
 
     Args:
-        distances: (N,M), M >= N, rows the anchors; the positive of row i is column i. Transpose the
-            matrix for the other anchor.
+        distances: (N,M), M >= N, rows the anchors. Transpose the matrix for the other anchor.
         negatives: (N,M) bool, default all others. Rows without a negative do not count.
+        own: (N,) column of each row's positive, default its number.
 
     Returns:
         Scalar; 0 when no row has a negative.
     """
+    positive = _positives(distances, own)
     if negatives is None:
-        negatives = ~torch.eye(*distances.shape, dtype=torch.bool, device=distances.device)
+        negatives = ~positive
     counts = negatives.sum(1)
+    attracted = distances.masked_fill(~positive, 0).sum(1)
     repelled = distances.masked_fill(~negatives, 0).sum(1) / counts.clamp(min=1)
     rows = counts > 0
-    return ((distances.diagonal() - repelled) * rows).sum() / rows.sum().clamp(min=1)
+    return ((attracted - repelled) * rows).sum() / rows.sum().clamp(min=1)
 
 
-def infonce(similarities: Tensor, negatives: Tensor | None = None, temperature: float = 0.07) -> Tensor:
-    """The traditional contrastive loss in place of eq. 12: the positive of row i is column i, (N,M)."""
+def infonce(
+    similarities: Tensor, negatives: Tensor | None = None, temperature: float = 0.07, own: Tensor | None = None
+) -> Tensor:
+    """The traditional contrastive loss in place of eq. 12, (N,M); see `cross_modal_contrastive`."""
     logits = similarities.float() / temperature
     if negatives is not None:
-        positive = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(~(negatives | positive), float("-inf"))
-    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+        logits = logits.masked_fill(~(negatives | _positives(logits, own)), float("-inf"))
+    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device) if own is None else own)
+
+
+def frame_cross_entropy(distances: Tensor, negatives: Tensor | None = None, own: Tensor | None = None) -> Tensor:
+    """What `frame_contrast` teaches F in stage 1, in place of eq. 12: cross-entropy over the candidates.
+
+    The logits are minus the distance, so that a row is left alone once its own sound is nearer than all others, where
+    eq. 12 goes on pushing away what is far already. See `cross_modal_contrastive` for the arguments.
+    """
+    return infonce(-distances, negatives, 1.0, own)
+
+
+def _positives(table: Tensor, own: Tensor | None) -> Tensor:
+    """(N,M) bool, the positive of each row."""
+    if own is None:
+        return torch.eye(*table.shape, dtype=torch.bool, device=table.device)
+    return torch.zeros(table.shape, dtype=torch.bool, device=table.device).scatter_(1, own[:, None], True)
 
 
 def audio_negatives(audio: Tensor, video: Tensor) -> Tensor:

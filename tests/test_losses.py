@@ -119,9 +119,42 @@ def test_negatives_scope_gap_and_count():
     ]
     assert losses.negatives_of(clips, frames, "clip", min_gap=5)[0].tolist() == [False, False, True, False]
     assert losses.negatives_of(clips, frames, "batch")[3].tolist() == [True, True, True, False]
-    few = losses.negatives_of(clips, frames, "batch", count=1, generator=torch.Generator().manual_seed(0))
+    batch = losses.negatives_of(clips, frames, "batch")
+    few = losses.sampled_negatives(batch, 1, generator=torch.Generator().manual_seed(0))
     assert few.sum(1).tolist() == [1, 1, 1, 1]
-    assert not (few & ~losses.negatives_of(clips, frames, "batch")).any()
+    assert not (few & ~batch).any()
+    # The sounds of frames 3 to 5 of clip 0 and of frame 3 of clip 1.
+    candidates = torch.tensor([0, 0, 0, 1]), torch.tensor([3, 4, 5, 3])
+    assert losses.negatives_of(clips, frames, candidates=candidates).tolist() == [
+        [False, True, True, False],
+        [True, False, True, False],
+        [True, True, True, False],
+        [False, False, False, False],
+    ]
+
+
+def test_nearest_negatives_are_the_hardest_that_are_allowed():
+    distances = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 0.0, 1.0, 4.0]])
+    allowed = torch.tensor([[False, True, False, True], [True, False, True, True]])
+    assert losses.nearest_negatives(distances, allowed, 2).tolist() == [
+        [False, True, False, True],
+        [False, False, True, True],
+    ]
+    assert losses.nearest_negatives(distances, allowed, 1).tolist() == [
+        [False, False, False, True],
+        [False, False, True, False],
+    ]
+
+
+def test_forms_with_more_candidates_than_anchors():
+    """Two mouths, three sounds; their own are the last and the first."""
+    distances = torch.tensor([[4.0, 2.0, 1.0], [1.0, 3.0, 7.0]])
+    own, negatives = torch.tensor([2, 0]), torch.tensor([[True, True, False], [False, True, False]])
+    assert losses.cross_modal_contrastive(distances, own=own).item() == pytest.approx(((1 - 3) + (1 - 5)) / 2)
+    assert losses.cross_modal_contrastive(distances, negatives, own).item() == pytest.approx(((1 - 3) + (1 - 3)) / 2)
+    expected = [math.log(1 + math.exp(1 - 4) + math.exp(1 - 2)), math.log(1 + math.exp(1 - 3))]
+    assert losses.frame_cross_entropy(distances, negatives, own).item() == pytest.approx(sum(expected) / 2)
+    assert losses.infonce(-distances, negatives, 1.0, own).item() == pytest.approx(sum(expected) / 2)
 
 
 def test_infonce_of_equal_similarities_is_the_logarithm_of_the_choices():
@@ -137,7 +170,8 @@ def test_weighted_sum_by_hand_and_mismatch():
 
 def test_negatives_are_limited_by_number_and_by_share():
     clips, frames = torch.zeros(10, dtype=torch.long), torch.arange(10)
-    for limits, expected in (({}, 9), ({"count": 3}, 3), ({"share": 0.5}, 5), ({"count": 100, "share": 0.5}, 5)):
-        chosen = losses.negatives_of(clips, frames, "batch", generator=torch.Generator().manual_seed(0), **limits)
+    for limits, expected in (((9,), 9), ((3,), 3), ((9, 0.5), 5), ((100, 0.5), 5)):
+        allowed = losses.negatives_of(clips, frames, "batch")
+        chosen = losses.sampled_negatives(allowed, *limits, generator=torch.Generator().manual_seed(0))
         assert (chosen.sum(1) == expected).all()
         assert not chosen.diagonal().any()

@@ -74,9 +74,18 @@ class Expert(nn.Module):
         """ResNet features (B, T, F) of video, or (R, F) of the `chosen` frames; see `ResEncoder.forward`."""
         return self.encoder.feature_extractor_video.resnet(video, chosen)
 
-    def encode_features(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """`encode` of video from its ResNet features (B, T, F), which are most of its cost -> (B, T, D)."""
-        return self.encoder.encode_features(features, padding_mask)
+    def encode_features(
+        self,
+        features: Tensor,
+        padding_mask: Tensor | None = None,
+        hidden: Tensor | None = None,
+        windows: Tensor | None = None,
+    ) -> Tensor:
+        """`encode` of video from its ResNet features (B, T, F), which are most of its cost -> (B, T, D).
+
+        `hidden` and `windows`: see `AVHubert.encode_features`.
+        """
+        return self.encoder.encode_features(features, padding_mask, hidden, windows)
 
     def heard(self, audio: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """The sound (B, 104, T) as the distance of stage 1 compares it, (B, T, W)."""

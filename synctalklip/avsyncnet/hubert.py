@@ -102,9 +102,28 @@ class AVHubert(nn.Module):
         """
         return self.encoder(self._project(self.fuse(audio, video)), padding_mask, layer)
 
-    def encode_features(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """`encode` of video whose ResNet features, (B, T, 8 W), are known -> (B, T, D)."""
-        return self.view_of_features(features, padding_mask, LAST)
+    def encode_features(
+        self,
+        features: Tensor,
+        padding_mask: Tensor | None = None,
+        hidden: Tensor | None = None,
+        windows: Tensor | None = None,
+    ) -> Tensor:
+        """`encode` of video whose ResNet features, (B, T, 8 W), are known -> (B, T, D).
+
+        Args:
+            hidden: (B, T) bool, frames whose lips are hidden as in pre-training: by the mask embedding where features
+                were masked, else, as that embedding is of the sound, by the zeros of a missing modality.
+            windows: (B, T) int64; a frame attends to the frames of its own number alone.
+        """
+        lips = self.feature_extractor_video.proj(features)
+        masks_features = self.config.masking_type == "feature"
+        if hidden is not None and not masks_features:
+            lips = lips.masked_fill(hidden[..., None], 0)
+        x = self._fill(1, lips)
+        if hidden is not None and masks_features:
+            x = masking.mask_features(x, hidden, self.mask_emb)
+        return self.encoder(x, padding_mask, windows=windows)
 
     def view(
         self,
@@ -129,11 +148,12 @@ class AVHubert(nn.Module):
         self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None, view: str
     ) -> tuple[Tensor, Tensor]:
         """`encode` and `view` of one modality in one pass."""
-        return self._views(*self._one(audio, video), padding_mask, view)
-
-    def views_of_features(self, features: Tensor, padding_mask: Tensor | None, view: str) -> tuple[Tensor, Tensor]:
-        """`views` of video whose ResNet features, (B, T, 8 W), are known."""
-        return self._views(1, self.feature_extractor_video.proj(features), padding_mask, view)
+        modality, features = self._one(audio, video)
+        x = self._fill(modality, features)
+        if view in (FRONT_END, LAST):
+            last = self.encoder(x, padding_mask)
+            return last, features if view == FRONT_END else last
+        return self.encoder.with_layer(x, padding_mask, int(view))
 
     def _one(self, audio: Tensor | None, video: Tensor | None) -> tuple[int, Tensor]:
         """Which modality is there, 0 sound and 1 video, and its front-end's output (B, T, D)."""
@@ -148,13 +168,6 @@ class AVHubert(nn.Module):
             return features
         x = self._fill(modality, features)
         return self.encoder(x, padding_mask, None if view == LAST else int(view))
-
-    def _views(self, modality: int, features: Tensor, padding_mask: Tensor | None, view: str) -> tuple[Tensor, Tensor]:
-        x = self._fill(modality, features)
-        if view in (FRONT_END, LAST):
-            last = self.encoder(x, padding_mask)
-            return last, features if view == FRONT_END else last
-        return self.encoder.with_layer(x, padding_mask, int(view))
 
     def _fill(self, modality: int, features: Tensor) -> Tensor:
         """The transformer's input of one modality, the other one missing."""

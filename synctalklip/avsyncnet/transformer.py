@@ -151,22 +151,32 @@ class TransformerEncoder(nn.Module):
         self.pos_conv = nn.Sequential(PositionalConv(dim, conv_pos, conv_pos_groups, std), nn.GELU())
         self.layer_norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None, layer: int | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None = None,
+        layer: int | None = None,
+        windows: Tensor | None = None,
+    ) -> Tensor:
         """Encode frames.
 
         Args:
             padding_mask: (B, T) bool, True where padded. Padding does not change the other frames.
             layer: 1-based; give the output of this layer, without the last norm.
+            windows: (B, T) int64; a frame attends to the frames of its own number alone, padded or not.
         """
         if layer is not None and not 1 <= layer <= len(self.layers):
             raise SyncTalklipError(f"layer {layer} was asked for: the encoder has layers 1 to {len(self.layers)}")
-        x = self._run(self._place(x, padding_mask), self.layers[:layer], padding_mask)
+        # A row without any frame to look at would be NaN, and NaN spreads.
+        keep = visible(padding_mask) if windows is None else (windows[:, :, None] == windows[:, None])[:, None]
+        x = self._run(self._place(x, padding_mask), self.layers[:layer], keep)
         return self.layer_norm(x) if layer is None else x
 
     def with_layer(self, x: Tensor, padding_mask: Tensor | None, layer: int) -> tuple[Tensor, Tensor]:
         """`forward` of all layers, and that of the first `layer` of them, in one pass."""
-        part = self._run(self._place(x, padding_mask), self.layers[:layer], padding_mask)
-        return self.layer_norm(self._run(part, self.layers[layer:], padding_mask)), part
+        keep = visible(padding_mask)
+        part = self._run(self._place(x, padding_mask), self.layers[:layer], keep)
+        return self.layer_norm(self._run(part, self.layers[layer:], keep)), part
 
     def _place(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Add what tells frames their places."""
@@ -174,8 +184,7 @@ class TransformerEncoder(nn.Module):
             x = x.masked_fill(padding_mask[..., None], 0)
         return F.dropout(x + self.pos_conv(x), self.dropout, self.training)
 
-    def _run(self, x: Tensor, layers: nn.ModuleList, padding_mask: Tensor | None) -> Tensor:
-        keep = visible(padding_mask)
+    def _run(self, x: Tensor, layers: nn.ModuleList, keep: Tensor | None) -> Tensor:
         for module in layers:
             if self.training and self.layerdrop and torch.rand(()).item() < self.layerdrop:
                 continue

@@ -15,6 +15,7 @@ from synctalklip.benchmark import naive_stage2, stage2_steps
 from synctalklip.benchmark.parts import COMPARISON, Part, Section, comparison, report, sized
 from synctalklip.benchmark.timing import Work
 from synctalklip.device import choose_device
+from synctalklip.distance import AVDistance
 from synctalklip.generator.objective import insert_faces
 
 WINDOWS = 6
@@ -76,11 +77,11 @@ def contrastive(cfg: DictConfig, device: torch.device) -> tuple[Work, Work]:
     """Equations 11 and 12 with the negatives of the public code, at most 100 of the batch: draw, forward, backward."""
     size, count = cfg.stage2.contrastive, _negatives(cfg)
     audio, video = (torch.randn(size.frames, size.dim, device=device, requires_grad=True) for _ in range(2))
-    distance = losses.AVDistance(size.dim)
+    distance = AVDistance(size.dim)
     clips, frames = torch.zeros(size.frames, dtype=torch.long, device=device), torch.arange(size.frames, device=device)
 
     def ours() -> None:
-        chosen = losses.negatives_of(clips, frames, "batch", 1, count)
+        chosen = losses.sampled_negatives(losses.negatives_of(clips, frames, "batch"), count)
         losses.cross_modal_contrastive(distance.matrix(audio, video).T, chosen).backward()
 
     return ours, lambda: naive_stage2.naive_sampled_contrastive(audio, video, count)[0].backward()

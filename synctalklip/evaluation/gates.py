@@ -19,10 +19,9 @@ from tqdm import tqdm
 from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
-from synctalklip.data.features import REACH
+from synctalklip.data.features import REACH, SYNC_FRAMES
 from synctalklip.data.manifest import Clip
 from synctalklip.metrics.offsets import answer_counts, offset_counts, window_distances
-from synctalklip.syncnet.network import FRAMES
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def gates_of_syncnet(model: Any, clips: Sequence[Clip], wrong: WrongMouths) -> d
     """
     reader, rows = ClipReader(list(clips)), {}
     for index, clip in enumerate(tqdm(clips, "syncnet", unit="clip", disable=None)):
-        if clip.frames < FRAMES:
+        if clip.frames < SYNC_FRAMES:
             rows[clip.id] = {}
             continue
         faces, mfcc = np.asarray(reader.faces(index)), reader.mfcc(index)
