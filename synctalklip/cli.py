@@ -44,6 +44,25 @@ def _missing(node: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
+RENAMED = {
+    "trainer.images": "trainer.batch_size",
+    "trainer.frozen_mb": "trainer.feature_cache_mb",
+    "loss.adversarial.critic_start": "loss.adversarial.discriminator_start",
+}
+"""Keys of earlier versions, which a user's own config file may still set, and what they are called."""
+
+
+def refuse_renamed(cfg: DictConfig) -> None:
+    """Refuse a configuration that sets a key of an earlier version, which nothing would read.
+
+    Raises:
+        SyncTalklipError: names the key and what it is called.
+    """
+    for old, name in RENAMED.items():
+        if OmegaConf.select(cfg, old) is not None:
+            raise SyncTalklipError(f"{old} is called {name}: rename it where it is set")
+
+
 def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Decorate `main(cfg)` of a script.
 
@@ -63,6 +82,7 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         def guarded(cfg: DictConfig) -> None:
             try:
+                refuse_renamed(cfg)
                 missing = list(_missing(OmegaConf.to_container(cfg, resolve=False)))
                 if missing:
                     raise SyncTalklipError(f"{config_name}: give a value for {', '.join(missing)} (as key=value)")

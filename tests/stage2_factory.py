@@ -23,7 +23,7 @@ SIZES = {
     "decoder_ffn_embed_dim": 32,
     "decoder_attention_heads": 2,
 }
-NARROW = ["generator.width=0.0625", "discriminator.width=0.0625", "trainer.images=20", "trainer.threads=1"]
+NARROW = ["generator.width=0.0625", "discriminator.width=0.0625", "trainer.batch_size=20", "trainer.threads=1"]
 
 
 def write_expert(path: Path, prepared: Path, roi_mode: str, **settings) -> Path:
@@ -72,7 +72,7 @@ def assert_same_run(a: Trainer, b: Trainer) -> None:
     """Weights, moments, schedule and averages are equal, bit for bit."""
     assert a.step == b.step
     assert_equal_states(a.generator.state_dict(), b.generator.state_dict())
-    assert_equal_states(a.critic.state_dict(), b.critic.state_dict())
+    assert_equal_states(a.discriminator.state_dict(), b.discriminator.state_dict())
     for own, other in ((a.g_optimizer, b.g_optimizer), (a.d_optimizer, b.d_optimizer)):
         states = own.state_dict()["state"], other.state_dict()["state"]
         assert states[0].keys() == states[1].keys()
@@ -82,4 +82,4 @@ def assert_same_run(a: Trainer, b: Trainer) -> None:
     assert a.monitor.state() == b.monitor.state()
     assert (a.average is None) == (b.average is None)
     if a.average is not None:
-        assert_equal_states(a.average.model.state_dict(), b.average.model.state_dict())
+        assert_equal_states(a.average.module.state_dict(), b.average.module.state_dict())

@@ -12,7 +12,7 @@ from synctalklip.benchmark.parts import Part, Rows, Section, precisions, report
 from synctalklip.benchmark.timing import Budget, measure
 from synctalklip.cli import CONFIGS
 from synctalklip.device import choose_device
-from synctalklip.generator.fused import Painter
+from synctalklip.generator.fused import FusedGenerator
 from synctalklip.generator.unet import UNetGenerator
 
 
@@ -40,7 +40,7 @@ def _paint(cfg: DictConfig, size: str, precision: str, device: torch.device, bud
     torch.manual_seed(cfg.seed)
     model = UNetGenerator(speech_dim, **config).to(device).eval()
     speech = torch.randn(images, speech_dim, device=device)
-    painter = Painter(model, precision, device)
-    (timing,) = measure([lambda: painter(poses, poses, speech)], device, budget)
+    fused = FusedGenerator(model, precision, device)
+    (timing,) = measure([lambda: fused(poses, poses, speech)], device, budget)
     spent = timing.seconds
     return [[size, precision, f"{1000 * spent / images:.1f}", f"{images / spent:.0f}", timing.count]]

@@ -106,12 +106,12 @@ class Form:
 def step_seconds(trainer: Trainer, batch: dict[str, Any], device: torch.device) -> dict[str, float]:
     """Wall time of each of `PHASES` of one step, which is the trainer's own."""
     spent = dict.fromkeys((*PHASES, "terms"), 0.0)
-    critic = trainer.objective.discriminator
+    discriminator = trainer.objective.discriminator
 
     with ExitStack() as stack:
         stack.enter_context(_timed(trainer, "paint", spent, "generator", device))
         stack.enter_context(_timed(trainer.objective, "terms", spent, "terms", device))
-        stack.enter_context(_timed(critic, "forward", spent, "discriminator in G", device))
+        stack.enter_context(_timed(discriminator, "forward", spent, "discriminator in G", device))
         stack.enter_context(_timed(trainer.accelerator, "backward", spent, "backward G", device))
         painted = []
         whole = seconds(lambda: painted.append(trainer.generator_step(batch)[0]), device)

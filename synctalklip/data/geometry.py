@@ -147,7 +147,7 @@ def geometry(landmarks: np.ndarray, window: int = 11, mouth_window: int = 5) -> 
 
 
 def centre_rois(cuts: Geometry, width: int, height: int) -> Geometry:
-    """The same face crops with the mouth ROIs of the public TalkLip recipe (facts part 2.4).
+    """The same face crops with the mouth ROIs of TalkLip (Sxjdwang/TalkLip, utils/data_avhubert.py).
 
     The frame, or the square in the middle of one that is not square, is resized to 160x160; the ROI is its middle
     96x96, so that the middle 88x88 of the ROI is that of the frame. It only shows the mouth in frames that were cut

@@ -139,12 +139,12 @@ class Generator(_Stored):
     kind = "generator"
 
     def __init__(self, path: Path, device: torch.device, batch_size: int, roi_mode: str, precision: str) -> None:
-        from synctalklip.generator.fused import Painter
+        from synctalklip.generator.fused import FusedGenerator
         from synctalklip.generator.model import load_generator
 
         self.file, self.device, self.batch_size = path, device, batch_size
         self.model = load_generator(path, device, roi_mode)
-        self.paint = Painter(self.model, precision, device)
+        self.paint = FusedGenerator(self.model, precision, device)
         run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
         self.name = path.name if path.is_dir() else run.name or path.stem
 

@@ -1,4 +1,4 @@
-"""The discriminator: is the lower half of a face real? (facts part 2.2; equations 8 to 10)
+"""The discriminator: is the lower half of a face real? (equations 8 to 10; Sxjdwang/TalkLip, models/talklip.py)
 
 Layers and state-dict names are those of Wav2Lip's and TalkLip's. It returns logits: a sigmoid followed by a binary
 cross-entropy has no gradient left once a logit passes 17, which is how the published training diverged.

@@ -27,7 +27,7 @@ class TalkingFace(Protocol):
         ...
 
 
-class Painter:
+class FusedGenerator:
     """Paints the lower halves of faces; the model itself stays as it is.
 
     In bf16 the convolutions round, the picture is put together in float32: against fp32 a painted pixel differs by
@@ -68,13 +68,18 @@ class Painter:
 
 @torch.inference_mode()
 def paint_clip(
-    model: TalkingFace, painter: Painter, faces: np.ndarray, logfbank: Tensor, identity: int = 0, batch_size: int = 64
+    model: TalkingFace,
+    fused: FusedGenerator,
+    faces: np.ndarray,
+    logfbank: Tensor,
+    identity: int = 0,
+    batch_size: int = 64,
 ) -> np.ndarray:
     """All frames of a prepared clip with the lower halves that its sound asks for.
 
     Args:
         model: encodes the sound.
-        painter: of this model.
+        fused: of this model.
         faces: (T,96,96,3) uint8 BGR, kept as they are.
         logfbank: (T,104), see `ClipReader.logfbank`.
         identity: the frame that shows who it is.
@@ -84,11 +89,11 @@ def paint_clip(
         (T,96,96,3) uint8 BGR.
     """
     painted = faces.copy()
-    audio = torch.as_tensor(logfbank, dtype=torch.float32).T[None].to(painter.device)
-    speech = model.encode_speech(audio, torch.zeros(1, len(faces), dtype=torch.bool, device=painter.device))[0]
+    audio = torch.as_tensor(logfbank, dtype=torch.float32).T[None].to(fused.device)
+    speech = model.encode_speech(audio, torch.zeros(1, len(faces), dtype=torch.bool, device=fused.device))[0]
     for start in range(0, len(faces), batch_size):
         rows = slice(start, start + batch_size)
-        painted[rows, UPPER_ROWS:] = painter(faces[rows], faces[identity], speech[rows])
+        painted[rows, UPPER_ROWS:] = fused(faces[rows], faces[identity], speech[rows])
     return painted
 
 

@@ -29,7 +29,7 @@ class StageTwoData:
         self.options, self.seed = config["trainer"], config["seed"]
         self.rank, self.processes = rank, processes
         path = config["expert"]["path"]
-        reads, hears = (config["loss"][name] != 0 for name in ("lambda_lip", "lambda_sync"))
+        reads, syncs = (config["loss"][name] != 0 for name in ("lambda_lip", "lambda_sync"))
         windows = WindowConfig.from_config(config["windows"])
         if reads and expert.tokenizer is None:
             raise SyncTalklipError(f"{path}: holds no tokenizer, so it cannot read lips; set loss.lambda_lip=0")
@@ -37,7 +37,7 @@ class StageTwoData:
         for split, limit in (("train", None), ("valid", self.options["valid_clips"])):
             clips = read_manifest(config["data"]["prepared"], split)[:limit]
             _assert_roi_mode(clips, expert.roi_mode, path)
-            if hears:
+            if syncs:
                 _assert_windows_fit_syncnet(clips, windows)
             # Without transcripts a corpus can still train every other term.
             self.sets[split] = WindowDataset(
@@ -46,13 +46,13 @@ class StageTwoData:
                 expert.tokenizer if reads else None,
                 self.seed,
                 train=split == "train",
-                sound=hears,
+                sound=syncs,
             )
 
     def key(self) -> str:
         """Digest of what the batches depend on: seed, budget, windows, clips."""
         data = self.sets["train"]
-        facts = [self.seed, self.options["images"], data.config, *((c.id, c.frames) for c in data.reader.clips)]
+        facts = [self.seed, self.options["batch_size"], data.config, *((c.id, c.frames) for c in data.reader.clips)]
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def loader(self, split: str, skip: int = 0) -> DataLoader:
@@ -66,7 +66,7 @@ class StageTwoData:
         batches = ImageBudget(
             data.images(),
             [clip.frames for clip in data.reader.clips],
-            self.options["images"],
+            self.options["batch_size"],
             self.seed,
             shuffle=train,
             skip=skip,

@@ -1,4 +1,4 @@
-"""The talking-face generator: an AV-HuBERT audio encoder before the U-Net (facts parts 2.1 and 2.2).
+"""The talking-face generator: an AV-HuBERT audio encoder before the U-Net (paper section 3.3).
 
 State-dict names are those of the public TalkLip and SyncTalkLip files: the U-Net's own names at the top level,
 the encoder under `audio_encoder.w2v_model.`.

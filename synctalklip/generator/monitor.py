@@ -1,17 +1,108 @@
-"""Is the game between generator and discriminator still played? (facts part 5, row 11)
+"""What is measured of a training of stage 2, where it is written, and warnings when it has stopped to learn.
 
 Legend: N painted frames.
 """
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from synctalklip import losses
 from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
+
+
+class Meters:
+    """Sums of scalars and how often each came.
+
+    Args:
+        device: where the scalars are.
+        join: means over the processes of a vector, so that all of them decide alike.
+    """
+
+    def __init__(self, device: torch.device, join: Callable[[Tensor], Tensor] = lambda values: values):
+        self.device, self._join = device, join
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        """Take in the scalars of a step; not every step has them all."""
+        for name, value in scalars.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Means since the last `clear`; the one point where the device is waited for."""
+        if not self._sums:
+            return {}
+        values = self._join(torch.stack(list(self._sums.values()))).tolist()
+        return {name: value / self._counts[name] for name, value in zip(self._sums, values)}
+
+    def clear(self) -> None:
+        """Start anew."""
+        self._sums, self._counts = {}, {}
+
+    def state(self) -> dict[str, tuple[float, int]]:
+        """Plain values for `restore`, exact."""
+        return {name: (float(value), self._counts[name]) for name, value in self._sums.items()}
+
+    def restore(self, state: Mapping[str, tuple[float, int]]) -> None:
+        """Go on from what `state` gave."""
+        self._sums = {name: torch.tensor(value, device=self.device) for name, (value, _) in state.items()}
+        self._counts = {name: count for name, (_, count) in state.items()}
+
+
+class RunLog:
+    """Values of a run in TensorBoard, in the log and beside the progress bar.
+
+    Args:
+        tensorboard: where scalars and pictures go.
+        bar: progress in steps.
+    """
+
+    def __init__(self, tensorboard: SummaryWriter, bar: tqdm):
+        self.tensorboard, self.bar = tensorboard, bar
+
+    def values(self, split: str, step: int, values: Mapping[str, float], weights: Mapping[str, float]) -> None:
+        """Note values of "train" or "valid"; those of terms also times the weight of the term."""
+        for name, value in values.items():
+            self.tensorboard.add_scalar(f"{split}/{name}", value, step)
+            if name in weights:
+                self.tensorboard.add_scalar(f"{split}_weighted/{name}", weights[name] * value, step)
+        for name, weight in weights.items():
+            self.tensorboard.add_scalar(f"weights/{name}", weight, step)
+        text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+        log.info("step %d %s: %s", step, split, text)
+        self.bar.set_postfix_str(text[:80])
+
+    def speed(self, step: int, watch: Stopwatch, images: int) -> None:
+        """Note images a second, and the share of the time in which the steps waited for their clips.
+
+        Args:
+            step: updates so far.
+            watch: whose phase "pause" does not count, and whose phase "data" is waiting.
+            images: painted since it was started.
+        """
+        spent = watch.seconds()
+        steps = watch.total() - spent.get("pause", 0.0)
+        rate, share = images / steps, spent["data"] / steps
+        self.tensorboard.add_scalar("speed/images_per_second", rate, step)
+        self.tensorboard.add_scalar("speed/data_share", share, step)
+        log.info("step %d: %.1f images/s, %.0f %% of the time waiting for data", step, rate, 100 * share)
+
+    def picture(self, name: str, step: int, pixels: np.ndarray) -> None:
+        """Show a picture (H,W,3) uint8 RGB."""
+        self.tensorboard.add_image(name, pixels, step, dataformats="HWC")
 
 
 def chance_loss(form: str) -> float:
@@ -20,7 +111,7 @@ def chance_loss(form: str) -> float:
     return min(float(losses.adversarial_discriminator(logit, logit, form)) for logit in candidates)
 
 
-def critic_scalars(real: Tensor, fake: Tensor, form: str) -> dict[str, Tensor]:
+def discriminator_scalars(real: Tensor, fake: Tensor, form: str) -> dict[str, Tensor]:
     """What is watched of the discriminator's logits, (N,1) of real and of generated faces."""
     # Least squares draws them to 1 and 0, every other form apart from 0.
     boundary = 0.5 if form == "lsgan" else 0.0

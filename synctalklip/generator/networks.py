@@ -1,25 +1,30 @@
-"""The networks and optimisers of a run of stage 2 from its config.
+"""The networks of a run of stage 2 from its config: what learns, with its optimisers, and the frozen experts.
 
 Legend: B clips, T video frames at 25 Hz, N painted frames, D embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from synctalklip.avsyncnet.expert import Expert
+from synctalklip import checkpoint
+from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.discriminator import Discriminator
-from synctalklip.generator.ema import MovingAverage
 from synctalklip.generator.model import DISCRIMINATOR_KIND, KIND, TalkingFaceGenerator, start_from
 from synctalklip.generator.optim import adam
+from synctalklip.syncnet.expert import SyncExpert
+
+AVERAGE_FILE, AVERAGE_KIND = "ema.pt", "ema"
 
 
-class PaintStep(nn.Module):
+class TrainStep(nn.Module):
     """Sound and faces of a batch to painted faces, in one forward call, as mixed precision and DDP want it."""
 
     def __init__(self, generator: TalkingFaceGenerator):
@@ -50,53 +55,131 @@ class Networks:
     """What learns, and what makes it learn.
 
     Attributes:
-        generator: as built. painter: its step, prepared for precision and processes.
-        critic: the discriminator as built. discriminator: prepared.
-        g_optimizer: of the generator, its speech part in the last group. d_optimizer: of the discriminator.
-        average: moving average of the generator; None when it is off.
+        expert: frozen AV-SyncNet. sync_expert: frozen SyncNet; None without its term.
+        generator: as built. train_step: its step, prepared for precision and processes.
+        discriminator: as built. wrapped_discriminator: prepared.
+        g_optimizer: of the generator, its audio encoder in the last group. d_optimizer: of the discriminator.
+        average: exponential moving average of the generator, in eval mode; None when it is off.
     """
 
+    expert: Expert
+    sync_expert: SyncExpert | None
     generator: TalkingFaceGenerator
-    painter: nn.Module
-    critic: Discriminator
-    discriminator: nn.Module
+    train_step: nn.Module
+    discriminator: Discriminator
+    wrapped_discriminator: nn.Module
     g_optimizer: Any
     d_optimizer: Any
-    average: MovingAverage | None
+    average: AveragedModel | None
 
 
-def build_networks(config: Mapping[str, Any], expert: Expert, accelerator: Accelerator) -> Networks:
+def build_networks(config: Mapping[str, Any], accelerator: Accelerator) -> Networks:
     """Build what the config of scripts/train_generator.py names; the expert gives the audio encoder its weights.
 
     Raises:
-        SyncTalklipError: a choice that does not exist.
+        SyncTalklipError: a choice that does not exist, or an expert that does not go with the variant.
     """
     options, encoder, optim = config["trainer"], config["audio_encoder"], config["optim"]
+    expert = load_expert(config["expert"]["path"]).to(accelerator.device)
+    _assert_align(expert, config["expert"])
     generator = TalkingFaceGenerator(expert.encoder_config, **config["generator"], roi_mode=expert.roi_mode)
     generator.audio_encoder.w2v_model.load_state_dict(expert.encoder.state_dict())
     generator.audio_encoder.freeze(encoder["trainable"], encoder["layers"])
-    critic = Discriminator(**config["discriminator"])
-    for module, kind in ((generator, KIND), (critic, DISCRIMINATOR_KIND)):
+    discriminator = Discriminator(**config["discriminator"])
+    models: tuple[tuple[nn.Module, str], ...] = ((generator, KIND), (discriminator, DISCRIMINATOR_KIND))
+    for module, kind in models:
         if config["init"][kind] is not None:
             start_from(module, config["init"][kind], kind)
     layout = torch.channels_last if options["channels_last"] else torch.contiguous_format
-    critic.to(memory_format=layout)
+    discriminator.to(memory_format=layout)
     for name, module in generator.named_children():
         if name != "audio_encoder":
             module.to(memory_format=layout)
     generator.to(accelerator.device)
-    average = MovingAverage(generator, **options["ema"]) if options["ema"]["decay"] else None
-    heard = [p for p in generator.audio_encoder.parameters() if p.requires_grad]
-    drawn = [p for name, p in generator.named_parameters() if not name.startswith("audio_encoder.")]
-    groups = [{"params": drawn, "scale": 1.0}, {"params": heard, "scale": encoder["lr_scale"]}]
+    average = moving_average(generator, **options["ema"]) if options["ema"]["decay"] else None
+    encoder_parameters = [p for p in generator.audio_encoder.parameters() if p.requires_grad]
+    unet_parameters = [p for name, p in generator.named_parameters() if not name.startswith("audio_encoder.")]
+    groups = [
+        {"params": unet_parameters, "scale": 1.0},
+        {"params": encoder_parameters, "scale": encoder["lr_scale"]},
+    ]
     g_optimizer = adam([group for group in groups if group["params"]], optim["generator"])
-    d_optimizer = adam(critic.parameters(), optim["discriminator"])
-    painter, discriminator, g_optimizer, d_optimizer = accelerator.prepare(
-        PaintStep(generator), critic, g_optimizer, d_optimizer
+    d_optimizer = adam(discriminator.parameters(), optim["discriminator"])
+    train_step, wrapped, g_optimizer, d_optimizer = accelerator.prepare(
+        TrainStep(generator), discriminator, g_optimizer, d_optimizer
     )
     if options["compile"]:
-        compile_networks(options["compile"], generator, critic)
-    return Networks(generator, painter, critic, discriminator, g_optimizer, d_optimizer, average)
+        compile_networks(options["compile"], generator, discriminator)
+    sync_expert = _load_sync_expert(config, accelerator.device)
+    return Networks(
+        expert, sync_expert, generator, train_step, discriminator, wrapped, g_optimizer, d_optimizer, average
+    )
+
+
+def _assert_align(expert: Expert, options: Mapping[str, Any]) -> None:
+    align = expert.model.config.align
+    if align != options["align"]:
+        raise SyncTalklipError(
+            f"{options['path']}: was trained with align '{align}', this variant is about '{options['align']}' "
+            "(expert.align); variant=conv goes with AV-SyncNet(conv), the others with one without a convolution"
+        )
+
+
+def _load_sync_expert(config: Mapping[str, Any], device: torch.device) -> SyncExpert | None:
+    if config["loss"]["lambda_sync"] == 0:
+        return None
+    path = config["syncnet"]["path"]
+    if path is None:
+        raise SyncTalklipError("loss.lambda_sync needs a SyncNet that no table judges by; give syncnet.path=...")
+    return SyncExpert(path).to(device)
+
+
+def moving_average(model: nn.Module, decay: float, start: int) -> AveragedModel:
+    """A copy of a model for the exponential mean of its weights over the updates; see `update_average`.
+
+    Running means and variances of batch normalisation are averaged with the weights: they describe what the averaged
+    layers see better than those of the last step do. Counters are copied.
+
+    Args:
+        model: what learns, on its device, before it is wrapped or compiled.
+        decay: share of the average that an update keeps, below 1.
+        start: updates before the mean begins.
+    """
+    if not 0 < decay < 1 or start < 0:
+        raise SyncTalklipError(f"trainer.ema: decay is {decay}, start {start}; give 0 < decay < 1 and start >= 0")
+    mean = get_ema_multi_avg_fn(decay)
+
+    def take_in(own: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
+        if own[0].is_floating_point():
+            mean(list(own), list(values), count)
+        else:
+            torch._foreach_copy_(list(own), list(values))
+
+    average = AveragedModel(model, multi_avg_fn=take_in, use_buffers=True).eval().requires_grad_(False)
+    # The weights before the first update count as the first of the mean.
+    average.update_parameters(model)
+    return average
+
+
+def update_average(average: AveragedModel, model: nn.Module, copy: bool) -> None:
+    """Take the weights of an update into the mean; with `copy` the mean begins anew at them."""
+    if copy:
+        average.n_averaged.zero_()
+    average.update_parameters(model)
+
+
+def save_average(average: AveragedModel, folder: Path) -> None:
+    """Add the average to the folder of a state."""
+    checkpoint.save(folder / AVERAGE_FILE, {"kind": AVERAGE_KIND, "model": average.module.state_dict()})
+
+
+def load_average(average: AveragedModel, folder: Path) -> bool:
+    """Take the average from the folder of a state; False where it was saved without one."""
+    path = folder / AVERAGE_FILE
+    if not path.is_file():
+        return False
+    checkpoint.load_weights(average.module, checkpoint.load(path, kind=AVERAGE_KIND)["model"], path)
+    return True
 
 
 def compile_networks(backend: str, *modules: nn.Module) -> None:

@@ -19,7 +19,7 @@ from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.face import faces_to_rois
 from synctalklip.data.features import CROP_SIZE, normalize_roi
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.frozen import Frozen
+from synctalklip.generator.feature_cache import FeatureCache
 from synctalklip.generator.schedule import LossSchedule
 from synctalklip.syncnet.expert import SyncExpert
 
@@ -31,7 +31,7 @@ CHOICES = {
 }
 # Terms that look at what is said in the painted frames, which frames painted in silence do not show: those of the
 # expert see `Painted.shown`, SyncNet every spoken frame.
-READ, HEARD = ("lip", "cav"), ("sync",)
+EXPERT_TERMS, SYNCNET_TERMS = ("lip", "cav"), ("sync",)
 
 
 def weights_of(loss: Mapping[str, Any]) -> dict[str, float]:
@@ -58,7 +58,7 @@ class Painted:
         batch: the collated batch, see `synctalklip.data.windows.collate`.
         expert: frozen AV-SyncNet.
         clips: the expert looks at the first so many clips of the batch; None for all.
-        frozen: what the expert says of untouched frames; None computes it in every step.
+        feature_cache: what the expert says of untouched frames; None computes it in every step.
     """
 
     generated: Tensor
@@ -67,7 +67,7 @@ class Painted:
     batch: Mapping[str, Any]
     expert: Expert
     clips: int | None = None
-    frozen: Frozen | None = None
+    feature_cache: FeatureCache | None = None
 
     @cached_property
     def shown(self) -> Tensor:
@@ -95,9 +95,9 @@ class Painted:
     @cached_property
     def video_embeddings(self) -> Tensor:
         """The expert's view of the painted clips, (b,T,D)."""
-        if self.frozen is None:
+        if self.feature_cache is None:
             return self.expert.encode(None, self.video, self.padding_mask)
-        features = self.frozen.lips(self.batch, self.clips)
+        features = self.feature_cache.lips(self.batch, self.clips)
         count = sum(self.batch["reached_counts"][: self.clips])
         reached = self.batch["reached_clip"][:count], self.batch["reached_frame"][:count]
         painted = self.expert.video_features(self.video, reached)
@@ -106,8 +106,8 @@ class Painted:
     @cached_property
     def expert_audio(self) -> Tensor:
         """The frozen expert's embeddings of the sound, (b,T,D)."""
-        if self.frozen is not None:
-            return self.frozen.expert_sound(self.batch, self.clips)
+        if self.feature_cache is not None:
+            return self.feature_cache.expert_sound(self.batch, self.clips)
         with torch.no_grad():
             return self.expert.encode(self.batch["audio"][: self.clips], None, self.padding_mask)
 
@@ -150,7 +150,7 @@ class Objective:
     Args:
         loss: the loss config.
         expert: frozen AV-SyncNet.
-        discriminator: the critic; the caller holds it read-only.
+        discriminator: the caller holds it read-only.
         sync_expert: frozen SyncNet of the term `sync`.
 
     Attributes:
@@ -189,7 +189,7 @@ class Objective:
     def terms(self, step: Painted, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Scalars by term; by default those whose weight is not 0."""
         names = self.weights if names is None else names
-        empty = (READ if len(step.shown) == 0 else ()) + (HEARD if len(step.batch["spoken"]) == 0 else ())
+        empty = EXPERT_TERMS * (len(step.shown) == 0) + SYNCNET_TERMS * (len(step.batch["spoken"]) == 0)
         return {name: step.generated.sum() * 0 if name in empty else TERMS[name](self, step) for name in names}
 
     def reconstruction(self, step: Painted) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training of the generator (stage 2, paper section 3.3) on Hugging Face accelerate.
+"""Training of the generator (stage 2, paper section 3.3, equations 7 to 13) on Hugging Face accelerate.
 
 One linear loop: the generator steps with the discriminator read-only, then the discriminator steps on the detached
 fakes. Every batch is a function of (seed, step), so the step number is the whole position of a run.
@@ -11,44 +11,171 @@ import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import set_seed
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from synctalklip import checkpoint, losses
+from synctalklip.device import Precision, choose_device, choose_precision, record_precision
 from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.discriminator import readonly
+from synctalklip.generator.feature_cache import FeatureCache
 from synctalklip.generator.loaders import StageTwoData
-from synctalklip.generator.meters import Meters
 from synctalklip.generator.model import TalkingFaceGenerator, save_generator
-from synctalklip.generator.monitor import mouth_motion
-from synctalklip.generator.networks import PaintStep
-from synctalklip.generator.objective import Painted
-from synctalklip.generator.optim import set_settings, settings_of
-from synctalklip.generator.panels import sample_panel, write_panel, write_sample_video
-from synctalklip.generator.players import Batch, Players
+from synctalklip.generator.monitor import CollapseMonitor, Meters, RunLog, discriminator_scalars, mouth_motion
+from synctalklip.generator.networks import TrainStep, build_networks, load_average, save_average, update_average
+from synctalklip.generator.objective import Objective, Painted
+from synctalklip.generator.optim import (
+    FiniteGuard,
+    learning_rate_factor,
+    set_learning_rate,
+    set_settings,
+    settings_of,
+)
+from synctalklip.generator.schedule import EncoderSwitch
 from synctalklip.generator.state import StateFolder
 from synctalklip.generator.stopwatch import Stopwatch
-from synctalklip.generator.validation import validate
+from synctalklip.generator.unet import generator_input, to_unit
+from synctalklip.generator.validation import COLUMNS, Samples, validate
 
 log = logging.getLogger(__name__)
 
+Batch = dict[str, Any]
 
-class Trainer(Players):
-    """A run of stage 2.
+
+class Trainer:
+    """A run of stage 2: generator, discriminator, their optimisers, the frozen experts and the data.
 
     Args:
         config: the composed config of scripts/train_generator.py, in plain containers.
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        super().__init__(config)
-        self.data = StageTwoData(config, self.expert, self.accelerator.process_index, self.accelerator.num_processes)
-        self.good = StateFolder(self.output / "checkpoints" / "good")
+        self.config, self.options, self.step = config, config["trainer"], 0
+        self.output = Path(config["run"]["dir"])
+        if self.options["threads"]:
+            torch.set_num_threads(self.options["threads"])
+        set_seed(config["seed"])
+        self.switch = EncoderSwitch(**config["audio_encoder"]["unfreeze"])
+        self.folder, self.good = (StateFolder(self.output / "checkpoints" / name) for name in ("last", "good"))
+        self.precision = self._precision()
+        self.accelerator = self._accelerator()
+        networks = build_networks(config, self.accelerator)
+        self.expert, self.sync_expert = networks.expert, networks.sync_expert
+        self.expert_sha256 = checkpoint.file_hash(config["expert"]["path"])
+        self.generator, self.train_step, self.average = networks.generator, networks.train_step, networks.average
+        self.discriminator, self.wrapped_discriminator = networks.discriminator, networks.wrapped_discriminator
+        self.g_optimizer, self.d_optimizer = networks.g_optimizer, networks.d_optimizer
+        self.objective = Objective(config["loss"], self.expert, self.discriminator, self.sync_expert)
+        megabytes = self.options["feature_cache_mb"]
+        self.feature_cache = FeatureCache(self.expert, megabytes) if megabytes else None
+        self.monitor = CollapseMonitor(**self.options["monitor"], form=config["loss"]["adversarial"]["form"])
+        advice = f"Lower optim.*.lr or set optim.*.clip; the last save is in {self.output / 'checkpoints'}"
+        self.guard = FiniteGuard(at_once=self.accelerator.device.type == "cpu", advice=advice)
         self.meters = Meters(self.accelerator.device, partial(self.accelerator.reduce, reduction="mean"))
+        self.data = StageTwoData(config, self.expert, self.accelerator.process_index, self.accelerator.num_processes)
+
+    def _precision(self) -> Precision:
+        """Chosen by the device at the beginning; a run that goes on keeps it."""
+        begun = (self.folder.read() or {}).get("precision")
+        device = choose_device("cpu" if self.options["cpu"] else "auto")
+        chosen = choose_precision(self.options["precision"], device, begun)
+        if PartialState(cpu=self.options["cpu"]).is_main_process:
+            record_precision(chosen, "trainer.precision", self.output)
+        return chosen
+
+    def _accelerator(self) -> Accelerator:
+        # Steps before the encoder learns do not use its parameters, nor those of a layer that is dropped.
+        trainable = self.config["audio_encoder"]["trainable"]
+        unused = trainable == "all" or (trainable != "none" and not self.switch.reach(0))
+        distributed = DistributedDataParallelKwargs(find_unused_parameters=unused)
+        return Accelerator(
+            mixed_precision=self.precision.mixed_precision, cpu=self.options["cpu"], kwargs_handlers=[distributed]
+        )
+
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def paint(self, batch: Batch, train_step: nn.Module | None = None) -> Painted:
+        """Run the generator, or that of another `train_step`, on a batch that is on the device."""
+        faces = generator_input(batch["target"], batch["identity"])
+        if self.options["channels_last"]:
+            faces = faces.contiguous(memory_format=torch.channels_last)
+        generated, speech = (train_step or self.train_step)(
+            faces, batch["audio"], batch["padding_mask"], batch["clip"], batch["frame"], self._known_speech(batch)
+        )
+        target, clips = to_unit(batch["target"]), self.options["expert_clips"]
+        return Painted(generated.float(), target, speech, batch, self.expert, clips, self.feature_cache)
+
+    def _known_speech(self, batch: Batch) -> Tensor | None:
+        """Embeddings of the generator's own encoder while it does not learn, (B,T,D)."""
+        encoder = self.generator.audio_encoder
+        if self.feature_cache is None or not (encoder.held or encoder.learns_nothing):
+            return None
+        with self.accelerator.autocast():
+            return self.feature_cache.own_sound(encoder, batch)
+
+    def generator_step(self, batch: Batch) -> tuple[Painted, dict[str, Tensor]]:
+        """Update the generator (equation 13); the discriminator gets no gradient."""
+        encoder = self.generator.audio_encoder
+        if encoder.held == self.switch.reach(self.step):
+            encoder.hold(not encoder.held)
+            if self.feature_cache is not None:
+                self.feature_cache.forget_own_sound()
+        painted = self.paint(batch)
+        weights = self.objective.weights_at(self.step)
+        with readonly(self.discriminator), self.accelerator.autocast():
+            terms = self.objective.terms(painted, weights)
+        total = losses.weighted_sum(terms, weights)
+        norm = self._update(self.g_optimizer, self.train_step, "generator", total, terms)
+        if self.average is not None:
+            update_average(self.average, self.generator, copy=self.step < self.options["ema"]["start"])
+        return painted, {**terms, "total": total, "g_grad_norm": norm}
+
+    def discriminator_step(self, painted: Painted) -> dict[str, Tensor]:
+        """Update the discriminator (equation 9) on real faces and on fakes that are cut from their graph."""
+        options = self.config["loss"]["adversarial"]
+        if "adv" not in self.objective.weights or self.step < options["discriminator_start"]:
+            return {}
+        faces = torch.cat([painted.target, painted.generated.detach()])
+        real, fake = self.wrapped_discriminator(faces).float().chunk(2)
+        loss = losses.adversarial_discriminator(real, fake, options["form"])
+        scalars = {"d_loss": loss}
+        if options["r1"] and self.step % options["r1_every"] == 0:
+            scalars["d_r1"] = self._gradient_penalty(painted.target)
+            # Paid for the steps in between, too (Karras et al. 2020).
+            loss = loss + options["r1"] / 2 * options["r1_every"] * scalars["d_r1"]
+        norm = self._update(self.d_optimizer, self.wrapped_discriminator, "discriminator", loss, scalars)
+        return scalars | discriminator_scalars(real, fake, options["form"]) | {"d_grad_norm": norm}
+
+    def _gradient_penalty(self, faces: Tensor) -> Tensor:
+        faces = faces.detach().requires_grad_()
+        with torch.autocast(faces.device.type, enabled=False):
+            return losses.gradient_penalty(self.discriminator.score(faces), faces)
+
+    def _update(
+        self, optimizer: Any, model: nn.Module, network: str, loss: Tensor, terms: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Step one network; returns the length of its gradient before clipping."""
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        clip = self.config["optim"][network]["clip"]
+        if clip:
+            norm = self.accelerator.clip_grad_norm_(model.parameters(), clip)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        self.guard.admit(optimizer.optimizer, self.step, loss, norm, terms)
+        factor = learning_rate_factor(self.step, self.options["steps"], **self.config["optim"]["schedule"])
+        set_learning_rate(optimizer, factor * (self.monitor.d_lr_scale if network == "discriminator" else 1.0))
+        optimizer.step()
+        return norm
 
     def advance(self, batch: Batch) -> None:
-        """One step of both players, with everything that is measured."""
+        """One step of both networks, with everything that is measured."""
         painted, scalars = self.generator_step(batch)
         scalars |= self.discriminator_step(painted)
         if self.monitor.patience is not None:
@@ -68,38 +195,38 @@ class Trainer(Players):
         """
         steps = self.options["steps"]
         self.resume()
-        self.painter.train()
-        self.discriminator.train()
+        self.train_step.train()
+        self.wrapped_discriminator.train()
         if self.step >= steps:
             log.info("the run has all its %d steps already", self.step)
         with tqdm(total=steps, initial=self.step, unit="step", mininterval=1.0, dynamic_ncols=True) as bar:
             while self.step < steps:
                 # Once more after every rewind.
-                with SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step + 1) as logger:
-                    self._train(logger, bar)
+                with SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step + 1) as tensorboard:
+                    self._train(RunLog(tensorboard, bar))
         return self.output / "checkpoints" / "generator.pt"
 
-    def _train(self, logger: SummaryWriter, bar: tqdm) -> None:
+    def _train(self, run_log: RunLog) -> None:
         """Train to the last step, or to a rewind."""
         options, watch, images = self.options, Stopwatch(), 0
         for batch in watch.watch(self._batches(), "data"):
             self.advance(batch)
-            bar.update()
+            run_log.bar.update()
             images += len(batch["target"])
             last = self.step == options["steps"]
             if last or self.step % options["log_every"] == 0:
-                alarms = self._report(logger, bar)
-                self._log_speed(logger, watch, images)
+                alarms = self._report(run_log)
+                run_log.speed(self.step, watch, images * self.accelerator.num_processes)
                 watch.restart()
                 images = 0
                 if alarms and self.monitor.may_rewind and self.rewind():
-                    bar.reset()
-                    bar.update(self.step)
+                    run_log.bar.reset()
+                    run_log.bar.update(self.step)
                     return
             with watch.phase("pause"):
                 if last or self.step % options["valid_every"] == 0:
-                    values = self.validate(logger)
-                    self._log(logger, bar, "valid", values)
+                    values = self.validate(run_log)
+                    run_log.values("valid", self.step, values, self._weights())
                     self.switch.observe(values)
                 if last or self.step % options["save_every"] == 0:
                     self.save()
@@ -114,67 +241,50 @@ class Trainer(Players):
         device = self.accelerator.device
         return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
-    def validate(self, logger: SummaryWriter | None = None) -> dict[str, float]:
-        """Pictures and terms on the validation clips, painted by the moving average where there is one."""
-        painter = self.painter if self.average is None else PaintStep(self.average.model)
-        self.painter.eval()
-        self.discriminator.eval()
+    def validate(self, run_log: RunLog | None = None) -> dict[str, float]:
+        """Terms and picture scores of the validation clips, painted by the moving average where there is one.
+
+        With a `run_log`, sample pictures and videos are written too.
+        """
+        train_step = self.train_step if self.average is None else TrainStep(self._shown)
+        self.train_step.eval()
+        self.wrapped_discriminator.eval()
         batches = (self._to_device(batch) for batch in self.data.loader("valid"))
         mixed = self.accelerator.autocast
-        paint, terms = mixed()(partial(self.paint, painter=painter)), mixed()(self.objective.terms)
-        values = validate(batches, paint, terms, partial(self._show, logger))
-        if logger is not None and self.accelerator.is_main_process:
-            self._write_videos(self.generator if self.average is None else self.average.model)
-        self.painter.train()
-        self.discriminator.train()
+        paint, terms = mixed()(partial(self.paint, train_step=train_step)), mixed()(self.objective.terms)
+        samples = Samples(self.output / "samples", self.options["samples"], self.options["sample_videos"], self.step)
+
+        def show(batch: Mapping[str, Any], painted: Painted) -> None:
+            if run_log is not None:
+                run_log.picture(f"valid/{'_'.join(COLUMNS)}", self.step, samples.panel(batch, painted))
+
+        values = validate(batches, paint, terms, show)
+        if run_log is not None and self.accelerator.is_main_process:
+            samples.write_videos(self._shown, self.data.sets["valid"].reader)
+        self.train_step.train()
+        self.wrapped_discriminator.train()
         return values
 
-    def _show(self, logger: SummaryWriter | None, batch: Batch, painted: Painted) -> None:
-        if logger is None:
-            return
-        panel = sample_panel(batch["target"], batch["identity"], painted.generated, self.options["samples"])
-        logger.add_image("valid/target_masked_identity_generated_difference", panel, self.step, dataformats="HWC")
-        write_panel(self.output / "samples" / f"step_{self.step:07d}.png", panel)
-
-    def _write_videos(self, model: TalkingFaceGenerator) -> None:
-        """The first validation clips, each beside what is painted for its sound."""
-        reader = self.data.sets["valid"].reader
-        model.eval()
-        for index in range(min(self.options["sample_videos"], len(reader))):
-            name = f"step_{self.step:07d}_{reader.clips[index].id.replace('/', '_')}.mp4"
-            write_sample_video(self.output / "samples" / name, model, reader, index)
-
-    def _report(self, logger: SummaryWriter, bar: tqdm) -> bool:
+    def _report(self, run_log: RunLog) -> bool:
         """Write the means since the last report and look at them; whether an alarm is new."""
         self.guard.settle()
         means = self.meters.means()
         self.meters.clear()
-        self._log(logger, bar, "train", means)
+        run_log.values("train", self.step, means, self._weights())
         alarms = self.monitor.look(means)
         for sentence in alarms:
             log.warning("step %d: %s", self.step, sentence)
         return bool(alarms)
 
-    def _log_speed(self, logger: SummaryWriter, watch: Stopwatch, images: int) -> None:
-        """Images a second, and the share of the time in which the steps waited for their clips."""
-        spent = watch.seconds()
-        steps = watch.total() - spent.get("pause", 0.0)
-        rate, share = images * self.accelerator.num_processes / steps, spent["data"] / steps
-        logger.add_scalar("speed/images_per_second", rate, self.step)
-        logger.add_scalar("speed/data_share", share, self.step)
-        log.info("step %d: %.1f images/s, %.0f %% of the time waiting for data", self.step, rate, 100 * share)
+    def _weights(self) -> dict[str, float]:
+        """The weight of each term in the last step, 0 where it did not count."""
+        held = self.objective.weights_at(self.step - 1)
+        return {name: held.get(name, 0.0) for name in self.objective.weights}
 
-    def _log(self, logger: SummaryWriter, bar: tqdm, split: str, values: Mapping[str, float]) -> None:
-        weights = self.objective.weights_at(self.step - 1)
-        for name, value in values.items():
-            logger.add_scalar(f"{split}/{name}", value, self.step)
-            if name in self.objective.weights:
-                logger.add_scalar(f"{split}_weighted/{name}", weights.get(name, 0.0) * value, self.step)
-        for name in self.objective.weights:
-            logger.add_scalar(f"weights/{name}", weights.get(name, 0.0), self.step)
-        text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-        log.info("step %d %s: %s", self.step, split, text)
-        bar.set_postfix_str(text[:80])
+    @property
+    def _shown(self) -> TalkingFaceGenerator:
+        """What is saved and shown: the moving average where there is one."""
+        return self.generator if self.average is None else cast(TalkingFaceGenerator, self.average.module)
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -192,9 +302,8 @@ class Trainer(Players):
             return
         parts = {"encoder": self.switch.state(), "monitor": self.monitor.state(), "meters": self.meters.state()}
         state = {"step": self.step, "precision": self.precision.name, "run": self._identity(), **parts}
-        shown = self.generator if self.average is None else self.average.model
-        judge = self.sync_expert and self.sync_expert.sha256
-        save_generator(self.output / "checkpoints" / "generator.pt", shown, self.step, self.expert_sha256, judge)
+        experts = self.expert_sha256, self.sync_expert and self.sync_expert.sha256
+        save_generator(self.output / "checkpoints" / "generator.pt", self._shown, self.step, *experts)
         fill = self._fill
         if self.monitor.may_rewind and self.monitor.healthy:
             # Before the other: a run that is killed between the two comes here again, and would not if it were after.
@@ -206,7 +315,7 @@ class Trainer(Players):
     def _fill(self, path: Path) -> None:
         self.accelerator.save_state(str(path))
         if self.average is not None:
-            self.average.write(path)
+            save_average(self.average, path)
 
     def resume(self) -> None:
         """Go on from the saved state where there is one."""
@@ -242,9 +351,9 @@ class Trainer(Players):
         self.accelerator.load_state(str(folder.path))
         for optimizer, settings in zip(optimizers, configured):
             set_settings(optimizer, settings)
-        if self.average is not None and not self.average.read(folder.path):
+        if self.average is not None and not load_average(self.average, folder.path):
             log.info("%s has no moving average of the generator; it begins here", folder.path)
-            self.average.begin()
+            update_average(self.average, self.generator, copy=True)
         self.switch.restore(state["encoder"])
         self.meters.restore(state["meters"])
         self.step = state["step"]

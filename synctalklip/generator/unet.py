@@ -1,4 +1,4 @@
-"""The U-Net that paints the lower half of a face from speech (facts part 2.2).
+"""The U-Net that paints the lower half of a face from speech (Sxjdwang/TalkLip, models/talklip.py).
 
 The layers, their order and their state-dict names are those of the public TalkLip and SyncTalkLip generators,
 so that their weights load at `width=1.0`.

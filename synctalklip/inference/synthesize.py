@@ -25,7 +25,7 @@ from synctalklip.data.detectors import FaceDetector
 from synctalklip.data.geometry import FACE_SIZE, FaceError, crop_face, geometry, paste_face
 from synctalklip.data.tracking import track_face
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.fused import Painter, TalkingFace
+from synctalklip.generator.fused import FusedGenerator, TalkingFace
 from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
 from synctalklip.generator.unet import UPPER_ROWS
 from synctalklip.inference.options import Options, Report, make_statement, sidecar_of
@@ -108,8 +108,8 @@ def synthesize(
     speech = SpeechEmbeddings(
         model.encode_speech, wave, options.speech_chunk, options.speech_context, options.sampling, device
     )
-    painter = Painter(model, options.precision, device)
-    frames = paint(painter, speech, zip(plan, watch.watch(source.read(), "decode")), faces, options, watch)
+    fused = FusedGenerator(model, options.precision, device)
+    frames = paint(fused, speech, zip(plan, watch.watch(source.read(), "decode")), faces, options, watch)
     statement = make_statement(video, audio, checkpoint, options)
     size = write(output, progress(frames, len(plan), "painting", options), fps, audio, options, statement, watch)
 
@@ -123,7 +123,7 @@ def synthesize(
         painted=painted,
         faces_missing=spoken - painted,
         speech_seconds=len(wave) / SAMPLE_RATE,
-        precision=painter.precision.name,
+        precision=fused.precision.name,
         seconds_tracking=tracked,
         seconds_painting=watch.total() - tracked,
         seconds_by_phase=watch.seconds(),
@@ -180,7 +180,7 @@ def identity_frame(rule: str | int, landmarks: np.ndarray, painted: np.ndarray) 
 
 
 def paint(
-    painter: Painter,
+    fused: FusedGenerator,
     speech: SpeechEmbeddings,
     frames: Iterable[tuple[PlannedFrame, np.ndarray]],
     faces: FacePlan,
@@ -206,7 +206,7 @@ def paint(
             with watch.phase("speech"):
                 embeddings = speech([batch[place][0].time for place in chosen])
             with watch.phase("network"):
-                painted = painter(crops, faces.identity, embeddings)
+                painted = fused(crops, faces.identity, embeddings)
             with watch.phase("paste"):
                 for place, box, lower in zip(chosen, boxes, painted):
                     pixels[place] = paste_lower(pixels[place], box, lower, options)

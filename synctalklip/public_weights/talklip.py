@@ -1,4 +1,4 @@
-"""Public TalkLip and SyncTalkLip generators and Wav2Lip-style discriminators as checkpoints of ours (facts part 2)."""
+"""Public TalkLip and SyncTalkLip generators and Wav2Lip-style discriminators as checkpoints of ours."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -47,7 +47,7 @@ def test_only_the_lower_half_counts():
     assert model(faces).shape == (2, 1)
 
 
-def test_readonly_gives_the_critic_no_gradient_and_its_input_one():
+def test_readonly_gives_the_discriminator_no_gradient_and_its_input_one():
     model, faces = tiny(), torch.rand(2, 3, 96, 96, requires_grad=True)
     next(model.parameters()).requires_grad_(False)
     with readonly(model):
@@ -66,7 +66,7 @@ def test_readonly_is_undone_after_an_error():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_gradients_of_the_critic_are_those_of_a_clean_run():
+def test_gradients_of_the_discriminator_are_those_of_a_clean_run():
     model, real, fake = tiny(), torch.rand(4, 3, 96, 96), torch.rand(4, 3, 96, 96)
     adversarial_discriminator(model(real), model(fake)).backward()
     clean = [parameter.grad.clone() for parameter in model.parameters()]
@@ -79,7 +79,7 @@ def test_gradients_of_the_critic_are_those_of_a_clean_run():
     assert all(torch.equal(parameter.grad, grad) for parameter, grad in zip(model.parameters(), clean, strict=True))
 
 
-def test_a_sure_critic_still_gives_gradients():
+def test_a_sure_discriminator_still_gives_gradients():
     logits = torch.full((3, 1), -100.0, requires_grad=True)
     adversarial_generator(logits).backward()
     assert torch.isfinite(logits.grad).all()

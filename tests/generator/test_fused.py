@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from synctalklip.avsyncnet.config import AVHubertConfig
-from synctalklip.generator.fused import Painter
+from synctalklip.generator.fused import FusedGenerator
 from synctalklip.generator.model import TalkingFaceGenerator
 from synctalklip.generator.unet import UPPER_ROWS, UNetGenerator, generator_input
 
@@ -46,15 +46,15 @@ def test_fp32_paints_the_same_and_bf16_nearly(batch, size):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = plain(model, *batch)
     assert expected.std() > 10
-    assert np.abs(Painter(model, "fp32")(*batch) - expected).max() < 0.51
-    away = np.abs(Painter(model, "bf16")(*batch) - expected)
+    assert np.abs(FusedGenerator(model, "fp32")(*batch) - expected).max() < 0.51
+    away = np.abs(FusedGenerator(model, "bf16")(*batch) - expected)
     # What configs/generate.yaml relies on when it chooses bf16 by itself.
     assert away.mean() < 1
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_what_makes_it_fast_is_there():
-    fast = Painter(trained(**SIZES["tiny"]), "bf16").model
+    fast = FusedGenerator(trained(**SIZES["tiny"]), "bf16").model
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in fast.modules())
     assert {value.dtype for value in fast.state_dict().values()} == {torch.bfloat16}
     kernels = [p for p in fast.parameters() if p.dim() == 4 and min(p.shape) > 1]
@@ -67,9 +67,9 @@ def test_the_audio_encoder_is_shared_and_left_alone(batch):
     sizes = {"width": 0.0625, "least_channels": 4, "residuals": "full", "output": "paint", "speech": "bottleneck"}
     model = TalkingFaceGenerator(encoder, "landmark", **sizes).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    painter = Painter(model, "bf16")
-    assert painter.model.audio_encoder is model.audio_encoder
-    assert painter(*batch).shape == (3, 48, 96, 3)
+    fused = FusedGenerator(model, "bf16")
+    assert fused.model.audio_encoder is model.audio_encoder
+    assert fused(*batch).shape == (3, 48, 96, 3)
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) and value.dtype == after[name].dtype for name, value in before.items())

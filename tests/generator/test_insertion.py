@@ -114,7 +114,7 @@ def test_an_identity_generator_gives_back_the_rois(mode):
 
 
 def test_centre_rois_are_those_of_the_public_recipe():
-    """The 88x88 middle of the ROI is rows and columns 36 to 123 of a 160x160 frame (facts part 2.4)."""
+    """The 88x88 middle of the ROI is rows and columns 36 to 123 of a 160x160 frame, as in TalkLip."""
     cuts = cuts_of("center88", np.array([[30.0, 40.0, 120.0, 130.0]]))
     frame = np.random.default_rng(0).integers(0, 256, (FRAME, FRAME, 3)).astype(np.uint8)
     roi = crop_roi(frame, cuts.transforms[0])[4:92, 4:92]

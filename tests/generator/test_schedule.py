@@ -73,7 +73,7 @@ def test_no_term_at_the_first_step_is_refused(configure):
 
 
 def test_the_discriminator_can_start_later(configure):
-    trainer = Trainer(configure("loss.adversarial.critic_start=1"))
+    trainer = Trainer(configure("loss.adversarial.discriminator_start=1"))
     painted, _ = trainer.generator_step(first_batch(trainer))
     assert trainer.discriminator_step(painted) == {}
     trainer.step = 1
@@ -84,7 +84,7 @@ def test_an_encoder_that_waits_neither_moves_nor_drops_out(configure):
     trainer = Trainer(configure("audio_encoder.unfreeze.step=2", "trainer.valid_every=100"))
     encoder = trainer.generator.audio_encoder
     before = {name: value.clone() for name, value in encoder.named_parameters()}
-    trainer.painter.train()
+    trainer.train_step.train()
     for step in range(3):
         trainer.step = step
         trainer.generator_step(first_batch(trainer))
@@ -99,7 +99,7 @@ def test_an_encoder_that_waits_neither_moves_nor_drops_out(configure):
 )
 def test_a_kill_on_either_side_of_the_switch(configure, monkeypatch, kill, switch):
     """The first validation, of a net that is hardly begun, is the best: the plateau comes with the second."""
-    fast = ["trainer.valid_clips=1", "trainer.images=5", "trainer.log_every=4"]
+    fast = ["trainer.valid_clips=1", "trainer.batch_size=5", "trainer.log_every=4"]
     overrides = [*switch, *fast, "trainer.save_every=1", "trainer.valid_every=1", "loss.schedule.cav=[1,3]"]
     straight = Trainer(configure(*overrides, run="straight"))
     straight.run()

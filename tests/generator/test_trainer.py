@@ -1,10 +1,12 @@
 """The training of stage 2 on a real small prepared folder with a real small expert."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from stage2_factory import assert_equal_states, assert_same_run, first_batch, run_killed, write_expert
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -84,7 +86,7 @@ def test_a_run_writes_scalars_samples_and_a_generator_that_loads(configure, prep
 
     generator = load_generator(path, roi_mode="landmark")
     batch = first_batch(trainer)
-    trainer.painter.eval()
+    trainer.train_step.eval()
     with torch.no_grad():
         speech = generator.encode_speech(batch["audio"], batch["padding_mask"])[batch["clip"], batch["frame"]]
         painted = generator(generator_input(batch["target"], batch["identity"]), speech)
@@ -122,16 +124,16 @@ def test_the_share_of_waiting_for_data_leaves_validation_and_saving_out(configur
     assert rates == pytest.approx([sum(images[:2]) / 8, images[2] / 4])
 
 
-def test_the_critic_gets_its_own_gradients_only(configure):
+def test_the_discriminator_gets_its_own_gradients_only(configure):
     trainer = Trainer(configure("optim.discriminator.clip=null"))
     batch = first_batch(trainer)
     painted, _ = trainer.generator_step(batch)
-    assert all(parameter.grad is None for parameter in trainer.critic.parameters())
+    assert all(parameter.grad is None for parameter in trainer.discriminator.parameters())
     faces = torch.cat([painted.target, painted.generated.detach()])
-    real, fake = trainer.critic(faces).chunk(2)
-    clean = torch.autograd.grad(losses.adversarial_discriminator(real, fake), list(trainer.critic.parameters()))
+    real, fake = trainer.discriminator(faces).chunk(2)
+    clean = torch.autograd.grad(losses.adversarial_discriminator(real, fake), list(trainer.discriminator.parameters()))
     trainer.discriminator_step(painted)
-    for parameter, grad in zip(trainer.critic.parameters(), clean, strict=True):
+    for parameter, grad in zip(trainer.discriminator.parameters(), clean, strict=True):
         assert torch.equal(parameter.grad, grad)
 
 
@@ -141,7 +143,7 @@ def test_what_is_frozen_neither_moves_nor_drops_out(configure, trainable):
     encoder = trainer.generator.audio_encoder
     before = {name: value.clone() for name, value in encoder.w2v_model.state_dict().items()}
     judge = {name: value.clone() for name, value in trainer.expert.state_dict().items()}
-    trainer.painter.train()
+    trainer.train_step.train()
     for _ in range(2):
         trainer.generator_step(first_batch(trainer))
     moved = {name for name, value in encoder.w2v_model.state_dict().items() if not torch.equal(value, before[name])}
@@ -255,6 +257,26 @@ def test_the_state_of_another_run_is_refused(configure):
         Trainer(configure("generator.width=0.125")).run()
     with pytest.raises(SyncTalklipError, match="another data"):
         Trainer(configure("seed=2")).run()
+
+
+def test_a_run_of_an_earlier_version_is_gone_on_from(configure):
+    """What a state holds keeps its names: those below are of the first version, which did not note the precision."""
+    overrides = ["trainer.ema={decay:0.9,start:0}", "trainer.save_every=2"]
+    first = Trainer(configure(*overrides, "trainer.steps=2", run="run"))
+    first.run()
+    folder = first.folder.path
+    state = json.loads((folder / "state.json").read_text())
+    names = ("step", "run", "encoder", "monitor", "meters")
+    (folder / "state.json").write_text(json.dumps({name: state[name] for name in names}))
+    assert set(state["run"]) == {"data", "expert", "audio_encoder", "generator", "discriminator"}
+    assert {name.partition(".")[0] for name in load_file(folder / "model.safetensors")} == {"generator"}
+    average = checkpoint.load(folder / "ema.pt", kind="ema")["model"]
+    assert_equal_states(average, first.average.module.state_dict())
+    assert average.keys() == first.generator.state_dict().keys()
+    resumed = Trainer(configure(*overrides, run="run"))
+    resumed.resume()
+    assert resumed.step == 2
+    assert_same_run(first, resumed)
 
 
 def test_a_learning_rate_that_was_lowered_counts_after_resuming(configure):

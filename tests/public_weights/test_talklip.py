@@ -89,11 +89,11 @@ def test_converted_discriminator_judges_as_the_public_one_did(tmp_path):
     module, weights = golden("discriminator")
     lines = convert(write(tmp_path / "d.pth", weights, zipped=False), tmp_path / "d.pt", "ours")
     assert "14,113,793 parameters" in lines[0]
-    critic = Discriminator()
-    start_from(critic, tmp_path / "d.pt", DISCRIMINATOR_KIND)
+    discriminator = Discriminator()
+    start_from(discriminator, tmp_path / "d.pt", DISCRIMINATOR_KIND)
     with np.load(GOLDEN / "generator.npz") as vectors:
         expected = torch.from_numpy(vectors["disc_prob"])
-    found = critic(module.golden_input("face", (3, 6, 96, 96), 0, 1)[:, 3:]).sigmoid()
+    found = discriminator(module.golden_input("face", (3, 6, 96, 96), 0, 1)[:, 3:]).sigmoid()
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     with pytest.raises(CheckpointError, match="'discriminator' checkpoint, a 'generator' one"):
         load_generator(tmp_path / "d.pt")

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from synctalklip.generator.panels import AMPLIFIED, sample_panel
+from synctalklip.generator.validation import AMPLIFIED, sample_panel
 
 
 def test_columns_of_a_panel():

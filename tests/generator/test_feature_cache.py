@@ -4,14 +4,14 @@ import pytest
 import torch
 from stage2_factory import assert_equal_states, assert_same_run, first_batch, run_killed
 
-from synctalklip.generator.frozen import ClipCache
+from synctalklip.generator.feature_cache import ClipCache
 from synctalklip.generator.trainer import Trainer
 
 pytestmark = pytest.mark.trains
 
 
 def trainer_of(configure, *overrides, megabytes, run):
-    return Trainer(configure(*overrides, f"trainer.frozen_mb={megabytes}", run=run))
+    return Trainer(configure(*overrides, f"trainer.feature_cache_mb={megabytes}", run=run))
 
 
 @pytest.mark.parametrize("clips", [1, None])

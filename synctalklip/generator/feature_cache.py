@@ -1,4 +1,4 @@
-"""What frozen networks say about untouched clips, computed once a clip instead of once a step (facts part 6.2).
+"""Features of frozen networks for untouched clips, computed once a clip instead of once a step.
 
 A painted frame changes the ResNet features of the frames within `REACH` of it; all others are those of the recorded
 clip. Sound is only ever changed by windows of silence.
@@ -45,7 +45,7 @@ class ClipCache:
         self.held = sum(value.nbytes for value in self._kept.values())
 
 
-class Frozen:
+class FeatureCache:
     """Features of untouched clips, each computed on its own, so that they do not depend on the batch.
 
     Args:
