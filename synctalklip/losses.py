@@ -218,9 +218,7 @@ def nearest_negatives(distances: Tensor, negatives: Tensor, count: int) -> Tenso
     return torch.zeros_like(negatives).scatter_(1, order[:, :count], True) & negatives
 
 
-def cross_modal_contrastive(
-    distances: Tensor, negatives: Tensor | None = None, own: Tensor | None = None
-) -> Tensor:
+def cross_modal_contrastive(distances: Tensor, negatives: Tensor | None = None, own: Tensor | None = None) -> Tensor:
     """Eq. 12: mean over i of theta(i, i) - the mean of theta(i, j) over the negatives j of i.
 
     Args:

@@ -19,6 +19,7 @@ from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.model import AVSyncNet
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.text import TextError, Tokenizer
+from synctalklip.distance import AVDistance
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -60,7 +61,12 @@ class Expert(nn.Module):
         return AVHubertConfig.from_mapping(asdict(self.model.config))
 
     @property
-    def distance(self) -> nn.Module:
+    def metric_view(self) -> str:
+        """What its distance sees of the encoder, see `AVHubert.view`."""
+        return self.model.config.distance_view
+
+    @property
+    def distance(self) -> AVDistance:
         """The `distance.AVDistance` of stage 1."""
         return self.model.distance
 
@@ -97,7 +103,7 @@ class Expert(nn.Module):
 
     def seen_features(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """`seen` of lips from their ResNet features (B, T, F) -> (B, T, W)."""
-        view = self.encoder.view_of_features(features, padding_mask, self.model.config.distance_view)
+        view = self.encoder.view_of_features(features, padding_mask, self.metric_view)
         return self.distance.project(view, "video", padding_mask)
 
     def lip_logits(self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -91,9 +91,7 @@ class Contrastive:
         table = table if options["anchor"] == "audio" else table.T
         return self._loss(table, self._negatives(table, step, candidates), own=own)
 
-    def _negatives(
-        self, table: Tensor, step: Compared, candidates: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
+    def _negatives(self, table: Tensor, step: Compared, candidates: tuple[Tensor, Tensor] | None) -> Tensor:
         """(N,M) bool."""
         options = self.options
         allowed = losses.negatives_of(*step.places, options["scope"], options["min_gap"], candidates)
