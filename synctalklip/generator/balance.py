@@ -95,9 +95,7 @@ class Balance:
         means = {name: float(reduce(torch.stack([row[name] for row in rows]).mean())) for name in rows[0]}
         for name in (name for name in means if name != "rec"):
             if not means[name] > 0:
-                raise SyncTalklipError(
-                    f"loss.shares.{name}: the term does not reach the painted pixels; set it to null"
-                )
+                raise SyncTalklipError(f"loss.shares.{name}: the term does not reach the painted pixels; give null")
             weight = self.shares[name] * means["rec"] / means[name]
             self._measured[name] = {"share": self.shares[name], "weight": weight, "step": step}
         self._apply()

@@ -62,8 +62,8 @@ class Contrastive:
             )
         if (options["negatives"] == "all") != (options["count"] is None):
             raise SyncTalklipError(
-                f"loss.contrastive: negatives: {options['negatives']} with count: {options['count']}; all need no count, "
-                "sampled and nearest need one"
+                f"loss.contrastive: negatives: {options['negatives']} with count: {options['count']}; sampled and "
+                "nearest need a count, all none"
             )
         self.options = options
         infonce = partial(losses.infonce, temperature=options["temperature"])
