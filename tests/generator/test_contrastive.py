@@ -43,9 +43,8 @@ def naive(step, heard, form: str, scope: str, min_gap: int, nearest: int | None)
                 if other != clip or abs(moment - frame) >= min_gap:
                     others.append(float((heard[other, moment] - lips).abs().sum()))
         others = torch.tensor(sorted(others)[:nearest])
-        total += own - float(
-            others.mean() if form == "distance" else -torch.logsumexp(-torch.cat([torch.tensor([own]), others]), 0)
-        )
+        all_of_them = torch.cat([torch.tensor([own]), others])
+        total += own - float(others.mean()) if form == "distance" else own + float(torch.logsumexp(-all_of_them, 0))
     return total / len(step.places[0])
 
 
