@@ -32,6 +32,7 @@ from synctalklip.data.media import write_video, write_wav
 from synctalklip.data.text import Tokenizer, train_tokenizer
 from synctalklip.data.windows import collate
 from synctalklip.device import choose_device
+from synctalklip.distance import AVDistance
 from synctalklip.generator.objective import insert_faces
 from synctalklip.generator.trainer import Trainer
 
@@ -94,11 +95,11 @@ def contrastive(cfg: DictConfig, device: torch.device) -> tuple[Work, Work]:
     """Equations 11 and 12 with the negatives of the public code, at most 100 of the batch: draw, forward, backward."""
     size, count = cfg.stage2.contrastive, _negatives(cfg)
     audio, video = (torch.randn(size.frames, size.dim, device=device, requires_grad=True) for _ in range(2))
-    distance = losses.AVDistance(size.dim)
+    distance = AVDistance(size.dim)
     clips, frames = torch.zeros(size.frames, dtype=torch.long, device=device), torch.arange(size.frames, device=device)
 
     def ours() -> None:
-        chosen = losses.negatives_of(clips, frames, "batch", 1, count)
+        chosen = losses.sampled_negatives(losses.negatives_of(clips, frames, "batch"), count)
         losses.cross_modal_contrastive(distance.matrix(audio, video).T, chosen).backward()
 
     return ours, lambda: naive.naive_sampled_contrastive(audio, video, count)[0].backward()
