@@ -8,7 +8,7 @@ from synctalklip.cli import entry
 @entry("make_corpus")
 def main(cfg: DictConfig) -> None:
     """Compose the settings, make what is missing, say what was made."""
-    from synctalklip.data.synthetic import CorpusSettings, make_corpus
+    from synctalklip.data.synthetic.corpus import CorpusSettings, make_corpus
 
     settings = CorpusSettings(
         clips=OmegaConf.to_container(cfg.clips),

@@ -10,12 +10,15 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.avsyncnet.decode import Generation
     from synctalklip.data.manifest import read_manifest
     from synctalklip.device import choose_device
+    from synctalklip.evaluation.gates import WrongMouths
     from synctalklip.evaluation.table2 import compare, tables, write
 
     clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
     device = choose_device(cfg.device)
     generation = Generation(**OmegaConf.to_container(cfg.generation))
-    results = compare(OmegaConf.to_container(cfg.models), clips, generation, cfg.batch_frames, device)
+    wrong = WrongMouths(**cfg.wrong_mouths) if cfg.wrong_mouths else None
+    models, syncnets = (OmegaConf.to_container(cfg[name]) for name in ("models", "syncnets"))
+    results = compare(models, clips, generation, cfg.batch_frames, device, wrong, syncnets)
     described = f"{cfg.data.name}, {cfg.split} split, {len(clips)} clips; beam {generation.beam}"
     made = tables(results, described, cfg.bootstrap.samples, cfg.permutations, cfg.seed)
     print(write(results, made, cfg.run.dir, cfg.formats))

@@ -46,6 +46,10 @@ def _missing(node: Any, path: str = "") -> Iterator[str]:
 
 RENAMED = {
     "trainer.images": "trainer.batch_size",
+    "expert.align": "expert.distance",
+    "loss.head": "distance.head",
+    "loss.normalize": "distance.normalize",
+    "loss.tau": "distance.tau",
     "trainer.frozen_mb": "trainer.feature_cache_mb",
     "loss.adversarial.critic_start": "loss.adversarial.discriminator_start",
 }

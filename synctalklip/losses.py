@@ -7,12 +7,12 @@ L tokens, V symbols, K clusters.
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from synctalklip.errors import SyncTalklipError
 
-HEADS = ("identity", "audio_linear", "positive")
+CONTRASTS = ("cross_entropy", "margin")
 
 
 def cosine_logits(features: Tensor, codebook: Tensor, temperature: float = 0.1) -> Tensor:
@@ -62,58 +62,48 @@ def lip_reading(
     return total / divisors[reduction]
 
 
-class AVDistance(nn.Module):
-    """theta of eqs. 5 and 11: F(|a - v|_1 * tau), one class for both stages, so that they share a metric.
-
-    Args:
-        dim: D.
-        head: F. `identity`; `audio_linear`, a linear layer on the audio embedding (the authors' code);
-            `positive`, a linear layer over the coordinate distances whose weights are positive and sum
-            to D. A free scalar is refused: its weight runs to infinity.
-        normalize: embeddings to unit L2 length first; without it eq. 12 has no lower bound.
-        tau: scale of the distance.
-    """
-
-    def __init__(self, dim: int, head: str = "identity", normalize: bool = True, tau: float = 1.0):
-        super().__init__()
-        if head not in HEADS:
-            raise SyncTalklipError(
-                f"distance head {head!r} is none of {', '.join(HEADS)} (a free scalar head is degenerate: its "
-                "weight grows without bound)"
-            )
-        self.head, self.normalize, self.tau = head, normalize, tau
-        if head == "audio_linear":
-            self.audio_linear = nn.Linear(dim, dim)
-        if head == "positive":
-            self.coordinate_logits = nn.Parameter(torch.zeros(dim))
-
-    def _unit(self, x: Tensor) -> Tensor:
-        return functional.normalize(x, dim=-1) if self.normalize else x
-
-    def _project(self, audio: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
-        audio, video = self._unit(audio.float()), self._unit(video.float())
-        if self.head == "audio_linear":
-            audio = self._unit(self.audio_linear(audio.to(self.audio_linear.weight.dtype)).float())
-        if self.head == "positive":
-            weights = self.coordinate_logits.softmax(0) * len(self.coordinate_logits)
-            audio, video = audio * weights, video * weights
-        return audio, video
-
-    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
-        """Distance of each pair, (...,D), (...,D) -> (...)."""
-        audio, video = self._project(audio, video)
-        return (audio - video).abs().sum(-1) * self.tau
-
-    def matrix(self, audio: Tensor, video: Tensor) -> Tensor:
-        """Distance of every audio row to every video row, (N,D), (M,D) -> (N,M)."""
-        audio, video = self._project(audio, video)
-        return torch.cdist(audio, video, p=1) * self.tau
-
-
 def alignment(distances: Tensor, padding_mask: Tensor) -> Tensor:
     """Eq. 5: mean distance over the frames that are no padding; both (B,T), mask true = padded."""
     counted = ~padding_mask
     return distances.masked_fill(padding_mask, 0).sum() / counted.sum().clamp(min=1)
+
+
+def frame_contrast(
+    distances: Tensor, padding_mask: Tensor, form: str = "cross_entropy", min_gap: int = 1, margin: float = 1.0
+) -> Tensor:
+    """Eq. 5 with negatives, our extension: a frame is nearer to its own sound than to that of others of its clip.
+
+    Eq. 5 alone pushes nothing away, and a learned F answers it with a constant. Both directions count alike: the
+    mouths that a sound could belong to, and the sounds that a mouth could.
+
+    Args:
+        distances: (B,T,T), sound i to mouth j of the same clip.
+        padding_mask: (B,T) bool, true where padded.
+        form: `cross_entropy` over the frames on minus the distance; or `margin`, how much less than `margin` a
+            negative is farther than the own frame, mean over the negatives.
+        min_gap: frames nearer than this are no negatives.
+
+    Returns:
+        Scalar, mean over frames and directions.
+    """
+    if form not in CONTRASTS:
+        raise SyncTalklipError(f"distance loss form {form!r} is none of {', '.join(CONTRASTS)}")
+    counted = ~padding_mask
+    frames = torch.arange(distances.shape[1], device=distances.device)
+    near = (frames[:, None] - frames[None]).abs() < max(min_gap, 1)
+    negatives = ~near & counted[:, None, :]
+    sides = [contrast_rows(table.float(), negatives, form, margin) for table in (distances, distances.transpose(1, 2))]
+    return sum(rows.masked_fill(padding_mask, 0).sum() for rows in sides) / (2 * counted.sum().clamp(min=1))
+
+
+def contrast_rows(distances: Tensor, negatives: Tensor, form: str, margin: float) -> Tensor:
+    """Each row of (B,T,T) against its own frame, (B,T); see `frame_contrast`."""
+    own = distances.diagonal(dim1=1, dim2=2)
+    if form == "margin":
+        short = functional.relu(margin + own[..., None] - distances).masked_fill(~negatives, 0)
+        return short.sum(-1) / negatives.sum(-1).clamp(min=1)
+    others = (-distances).masked_fill(~negatives, float("-inf"))
+    return own + torch.logsumexp(torch.cat([-own[..., None], others], dim=-1), dim=-1)
 
 
 # Top, bottom, left and right edge as fractions of the face crop, which the preparation places by eyes and nose.
@@ -188,62 +178,91 @@ def negatives_of(
     frames: Tensor,
     scope: str = "clip",
     min_gap: int = 1,
-    count: int | None = None,
-    generator: torch.Generator | None = None,
-    share: float | None = None,
+    candidates: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Which frames j count as negatives of frame i in eq. 12, (N,N) bool.
+    """Which candidates j may be negatives of frame i in eq. 12, (N,M) bool.
 
     Args:
         clips: clip of each generated frame, (N,). frames: its number in the clip, (N,).
         scope: `clip` (the paper) or `batch` (the authors' code).
         min_gap: frames of the same clip nearer than this are no negatives.
-        count: keep at most this many a row, drawn with `generator`; None keeps all (the paper).
-        share: keep no more than this share of N either (the public code: half); None sets no such limit.
+        candidates: clip and number of each candidate, (M,) each; None for the generated frames themselves.
     """
     if scope not in ("clip", "batch"):
         raise SyncTalklipError(f"negatives scope {scope!r} is neither clip nor batch")
-    same = clips[:, None] == clips[None, :]
-    near = same & ((frames[:, None] - frames[None, :]).abs() < max(min_gap, 1))
-    allowed = ~near & (same if scope == "clip" else True)
-    limits = [count, None if share is None else int(share * len(clips))]
-    limits = [limit for limit in limits if limit is not None]
-    if not limits:
-        return allowed
+    other_clips, other_frames = (clips, frames) if candidates is None else candidates
+    same = clips[:, None] == other_clips[None, :]
+    near = same & ((frames[:, None] - other_frames[None, :]).abs() < max(min_gap, 1))
+    return ~near & (same if scope == "clip" else True)
+
+
+def sampled_negatives(
+    negatives: Tensor, count: int, share: float | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """At most `count` of the negatives (N,M) of each row, drawn with `generator`.
+
+    Args:
+        share: no more than this share of N either (the public code: half); None sets no such limit.
+    """
+    most = count if share is None else min(count, int(share * len(negatives)))
     # Drawn where it is used: a copy to a GPU would make it wait in every step.
-    source = allowed.device if generator is None else generator.device
-    lots = torch.rand(allowed.shape, generator=generator, device=source).to(allowed.device)
-    order = lots.masked_fill(~allowed, 2).argsort(1)
-    chosen = torch.zeros_like(allowed).scatter_(1, order[:, : min(limits)], True)
-    return chosen & allowed
+    source = negatives.device if generator is None else generator.device
+    lots = torch.rand(negatives.shape, generator=generator, device=source).to(negatives.device)
+    order = lots.masked_fill(~negatives, 2).argsort(1)
+    return torch.zeros_like(negatives).scatter_(1, order[:, :most], True) & negatives
 
 
-def cross_modal_contrastive(distances: Tensor, negatives: Tensor | None = None) -> Tensor:
+def nearest_negatives(distances: Tensor, negatives: Tensor, count: int) -> Tensor:
+    """Of the negatives (N,M) of each row the `count` that are nearest to it, the hardest to tell from its own."""
+    order = distances.detach().masked_fill(~negatives, float("inf")).argsort(1)
+    return torch.zeros_like(negatives).scatter_(1, order[:, :count], True) & negatives
+
+
+def cross_modal_contrastive(distances: Tensor, negatives: Tensor | None = None, own: Tensor | None = None) -> Tensor:
     """Eq. 12: mean over i of theta(i, i) - the mean of theta(i, j) over the negatives j of i.
 
     Args:
-        distances: (N,M), M >= N, rows the anchors; the positive of row i is column i. Transpose the
-            matrix for the other anchor.
+        distances: (N,M), M >= N, rows the anchors. Transpose the matrix for the other anchor.
         negatives: (N,M) bool, default all others. Rows without a negative do not count.
+        own: (N,) column of each row's positive, default its number.
 
     Returns:
         Scalar; 0 when no row has a negative.
     """
+    positive = _positives(distances, own)
     if negatives is None:
-        negatives = ~torch.eye(*distances.shape, dtype=torch.bool, device=distances.device)
+        negatives = ~positive
     counts = negatives.sum(1)
+    attracted = distances.masked_fill(~positive, 0).sum(1)
     repelled = distances.masked_fill(~negatives, 0).sum(1) / counts.clamp(min=1)
     rows = counts > 0
-    return ((distances.diagonal() - repelled) * rows).sum() / rows.sum().clamp(min=1)
+    return ((attracted - repelled) * rows).sum() / rows.sum().clamp(min=1)
 
 
-def infonce(similarities: Tensor, negatives: Tensor | None = None, temperature: float = 0.07) -> Tensor:
-    """The traditional contrastive loss in place of eq. 12: the positive of row i is column i, (N,M)."""
+def infonce(
+    similarities: Tensor, negatives: Tensor | None = None, temperature: float = 0.07, own: Tensor | None = None
+) -> Tensor:
+    """The traditional contrastive loss in place of eq. 12, (N,M); see `cross_modal_contrastive`."""
     logits = similarities.float() / temperature
     if negatives is not None:
-        positive = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(~(negatives | positive), float("-inf"))
-    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+        logits = logits.masked_fill(~(negatives | _positives(logits, own)), float("-inf"))
+    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device) if own is None else own)
+
+
+def frame_cross_entropy(distances: Tensor, negatives: Tensor | None = None, own: Tensor | None = None) -> Tensor:
+    """What `frame_contrast` teaches F in stage 1, in place of eq. 12: cross-entropy over the candidates.
+
+    The logits are minus the distance, so that a row is left alone once its own sound is nearer than all others, where
+    eq. 12 goes on pushing away what is far already. See `cross_modal_contrastive` for the arguments.
+    """
+    return infonce(-distances, negatives, 1.0, own)
+
+
+def _positives(table: Tensor, own: Tensor | None) -> Tensor:
+    """(N,M) bool, the positive of each row."""
+    if own is None:
+        return torch.eye(*table.shape, dtype=torch.bool, device=table.device)
+    return torch.zeros(table.shape, dtype=torch.bool, device=table.device).scatter_(1, own[:, None], True)
 
 
 def audio_negatives(audio: Tensor, video: Tensor) -> Tensor:

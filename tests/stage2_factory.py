@@ -26,10 +26,10 @@ SIZES = {
 NARROW = ["generator.width=0.0625", "discriminator.width=0.0625", "trainer.batch_size=20", "trainer.threads=1"]
 
 
-def write_expert(path: Path, prepared: Path, roi_mode: str, align: str = "identity") -> Path:
+def write_expert(path: Path, prepared: Path, roi_mode: str, **settings) -> Path:
     """A fairseq checkpoint of an untrained AV-SyncNet that `load_expert` reads."""
     tokenizer = Tokenizer.load(prepared / "tokenizer.model")
-    config = AVSyncNetConfig(vocab_size=tokenizer.size, num_classes=[], align=align, **SIZES)
+    config = AVSyncNetConfig(vocab_size=tokenizer.size, num_classes=[], **SIZES | settings)
     torch.manual_seed(0)
     state = {
         "cfg": {"model": {"_name": "avsyncnet", **asdict(config)}},

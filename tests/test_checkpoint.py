@@ -8,7 +8,7 @@ import torch
 from media_factory import full_disk
 
 from synctalklip import checkpoint
-from synctalklip.checkpoint import CheckpointError
+from synctalklip.checkpoint import CheckpointError, StateFolder
 from synctalklip.errors import SyncTalklipError
 
 
@@ -95,3 +95,32 @@ def test_weights_of_another_size_are_explained():
         checkpoint.load_weights(model, torch.nn.Linear(3, 5).state_dict(), "file.pt")
     with pytest.raises(CheckpointError, match="bias is missing"):
         checkpoint.load_weights(model, {"weight": torch.zeros(2, 3)}, "file.pt")
+
+
+class TestStateFolder:
+    def test_a_kill_at_any_moment_leaves_a_state(self, tmp_path):
+        folder = StateFolder(tmp_path / "last")
+        assert folder.read() is None
+        folder.write(lambda path: (path / "a").write_text("1"), {"step": 1})
+
+        def killed(path):
+            (path / "a").write_text("2")
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            folder.write(killed, {"step": 2})
+        assert folder.read() == {"step": 1}
+        assert (tmp_path / "last" / "a").read_text() == "1"
+        # Between the two renames there is no folder of that name.
+        (tmp_path / "last").rename(tmp_path / "last.old")
+        assert folder.read() == {"step": 1}
+        folder.write(lambda path: (path / "a").write_text("3"), {"step": 3})
+        assert folder.read() == {"step": 3}
+        assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+    def test_a_damaged_state_is_named(self, tmp_path):
+        folder = StateFolder(tmp_path / "last")
+        folder.write(lambda path: None, {"step": 1})
+        (tmp_path / "last" / "state.json").write_text("{")
+        with pytest.raises(CheckpointError, match=r"state\.json: is missing or damaged"):
+            folder.read()

@@ -1,5 +1,7 @@
 """What the house agreed on and a reader can rely on."""
 
+import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -10,6 +12,87 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "synctalklip"
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+# Rooms and files at the top of the package, from what asks nothing of the others to what asks all: data flows down this
+# list, and no import runs up it.
+ORDER = (
+    *("errors", "checkpoint", "cli", "device", "losses"),
+    *("data", "metrics", "tables"),
+    *("avsyncnet", "syncnet", "generator", "inference", "public_weights"),
+    *("evaluation", "study", "benchmark", "pipeline"),
+)
+
+
+def imports_of(module: str, path: Path) -> set[str]:
+    """Modules of the package that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports by a relative path"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & set(MODULES)
+
+
+IMPORTS = {module: imports_of(module, path) for module, path in MODULES.items()}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_no_import_runs_up_the_order_of_the_rooms():
+    assert {room_of(module) for module in MODULES if module != "synctalklip"} == set(ORDER)
+    place = {room: number for number, room in enumerate(ORDER)}
+    upward = [
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        for other in others - {"synctalklip"}
+        if place[room_of(other)] > place[room_of(module)]
+    ]
+    assert not upward
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graphlib.TopologicalSorter(IMPORTS).prepare()
+
+
+def test_a_room_has_one_door():
+    """Names are imported from where they are defined; a package that offers some itself is imported from alone."""
+    packages = [module for module, path in MODULES.items() if path.name == "__init__.py"]
+    offering = [package for package in packages if IMPORTS[package]]
+    scripts = {str(path): imports_of(path.stem, path) for path in SCRIPTS}
+    past_the_door = [
+        f"{user} imports {other} past {package}"
+        for package in offering
+        for user, others in {**IMPORTS, **scripts}.items()
+        for other in others
+        if other.startswith(f"{package}.") and not user.startswith(package)
+    ]
+    assert not past_the_door
+
+
+def test_a_file_can_be_read_in_one_sitting():
+    lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
+    assert {module: count for module, count in lines.items() if count > 400} == {}
+
+
+def test_the_package_does_not_read_the_tests():
+    helpers = {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                assert not {"tests", *helpers} & {name.split(".")[0] for name in names}, module
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+                assert node.right.value != "tests", module
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert "tests/" not in node.value, module
 
 
 def test_fairseq_is_imported_behind_one_door():

@@ -43,36 +43,6 @@ def test_lip_reading_without_smoothing_is_cross_entropy():
     torch.testing.assert_close(losses.lip_reading(logits, targets, 0.0), expected)
 
 
-@pytest.mark.parametrize("head", losses.HEADS)
-def test_distance_matrix_holds_the_pairwise_distances(head):
-    torch.manual_seed(0)
-    distance = losses.AVDistance(8, head, tau=0.5)
-    audio, video = torch.randn(5, 8), torch.randn(5, 8)
-    matrix = distance.matrix(audio, video)
-    for i in range(5):
-        for j in range(5):
-            torch.testing.assert_close(matrix[i, j], distance(audio[i], video[j]), rtol=1e-4, atol=1e-5)
-
-
-def test_distance_by_hand():
-    a, v = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
-    assert losses.AVDistance(2, normalize=False, tau=2.0)(a, v).item() == pytest.approx(10.0)
-    assert losses.AVDistance(2)(a, v).item() == pytest.approx(0.6 + 0.2, rel=1e-5)
-
-
-def test_positive_head_keeps_the_sum_of_its_weights():
-    distance = losses.AVDistance(4, "positive", normalize=False)
-    with torch.no_grad():
-        distance.coordinate_logits.copy_(torch.tensor([5.0, 0.0, -3.0, 1.0]))
-    ones = torch.ones(4)
-    assert distance(ones, torch.zeros(4)).item() == pytest.approx(4.0, rel=1e-5)
-
-
-def test_free_scalar_head_is_refused():
-    with pytest.raises(SyncTalklipError, match="degenerate"):
-        losses.AVDistance(4, "scalar")
-
-
 def test_alignment_ignores_padding():
     distances = torch.tensor([[1.0, 3.0, 100.0], [2.0, 2.0, 2.0]])
     padding = torch.tensor([[False, False, True], [False, False, False]])
@@ -149,9 +119,42 @@ def test_negatives_scope_gap_and_count():
     ]
     assert losses.negatives_of(clips, frames, "clip", min_gap=5)[0].tolist() == [False, False, True, False]
     assert losses.negatives_of(clips, frames, "batch")[3].tolist() == [True, True, True, False]
-    few = losses.negatives_of(clips, frames, "batch", count=1, generator=torch.Generator().manual_seed(0))
+    batch = losses.negatives_of(clips, frames, "batch")
+    few = losses.sampled_negatives(batch, 1, generator=torch.Generator().manual_seed(0))
     assert few.sum(1).tolist() == [1, 1, 1, 1]
-    assert not (few & ~losses.negatives_of(clips, frames, "batch")).any()
+    assert not (few & ~batch).any()
+    # The sounds of frames 3 to 5 of clip 0 and of frame 3 of clip 1.
+    candidates = torch.tensor([0, 0, 0, 1]), torch.tensor([3, 4, 5, 3])
+    assert losses.negatives_of(clips, frames, candidates=candidates).tolist() == [
+        [False, True, True, False],
+        [True, False, True, False],
+        [True, True, True, False],
+        [False, False, False, False],
+    ]
+
+
+def test_nearest_negatives_are_the_hardest_that_are_allowed():
+    distances = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 0.0, 1.0, 4.0]])
+    allowed = torch.tensor([[False, True, False, True], [True, False, True, True]])
+    assert losses.nearest_negatives(distances, allowed, 2).tolist() == [
+        [False, True, False, True],
+        [False, False, True, True],
+    ]
+    assert losses.nearest_negatives(distances, allowed, 1).tolist() == [
+        [False, False, False, True],
+        [False, False, True, False],
+    ]
+
+
+def test_forms_with_more_candidates_than_anchors():
+    """Two mouths, three sounds; their own are the last and the first."""
+    distances = torch.tensor([[4.0, 2.0, 1.0], [1.0, 3.0, 7.0]])
+    own, negatives = torch.tensor([2, 0]), torch.tensor([[True, True, False], [False, True, False]])
+    assert losses.cross_modal_contrastive(distances, own=own).item() == pytest.approx(((1 - 3) + (1 - 5)) / 2)
+    assert losses.cross_modal_contrastive(distances, negatives, own).item() == pytest.approx(((1 - 3) + (1 - 3)) / 2)
+    expected = [math.log(1 + math.exp(1 - 4) + math.exp(1 - 2)), math.log(1 + math.exp(1 - 3))]
+    assert losses.frame_cross_entropy(distances, negatives, own).item() == pytest.approx(sum(expected) / 2)
+    assert losses.infonce(-distances, negatives, 1.0, own).item() == pytest.approx(sum(expected) / 2)
 
 
 def test_infonce_of_equal_similarities_is_the_logarithm_of_the_choices():
@@ -167,7 +170,8 @@ def test_weighted_sum_by_hand_and_mismatch():
 
 def test_negatives_are_limited_by_number_and_by_share():
     clips, frames = torch.zeros(10, dtype=torch.long), torch.arange(10)
-    for limits, expected in (({}, 9), ({"count": 3}, 3), ({"share": 0.5}, 5), ({"count": 100, "share": 0.5}, 5)):
-        chosen = losses.negatives_of(clips, frames, "batch", generator=torch.Generator().manual_seed(0), **limits)
+    for limits, expected in (((9,), 9), ((3,), 3), ((9, 0.5), 5), ((100, 0.5), 5)):
+        allowed = losses.negatives_of(clips, frames, "batch")
+        chosen = losses.sampled_negatives(allowed, *limits, generator=torch.Generator().manual_seed(0))
         assert (chosen.sum(1) == expected).all()
         assert not chosen.diagonal().any()

@@ -17,6 +17,10 @@ from synctalklip.errors import SyncTalklipError
 _HEAD_WIDTH = 64
 
 
+# Views of the encoder beside the numbers of its layers: before the transformer, and what the decoder reads.
+FRONT_END, LAST = "front_end", "last"
+
+
 @dataclass
 class AVHubertConfig:
     """Structure of AV-HuBERT; the defaults are the public base model and its pre-training.
@@ -68,8 +72,8 @@ class AVHubertConfig:
 class AVSyncNetConfig(AVHubertConfig):
     """Encoder, decoder and the audio-visual distance; encoder dropouts are those of fine-tuning.
 
-    `distance_*` are the arguments of `losses.AVDistance`; `align` is `identity` or `conv`, a stack of
-    convolutions over time before the distance (SyncTalklip(conv)).
+    `distance_view` is what the distance of eqs. 5 and 11 sees, a view of `AVHubert.views`; the other `distance_*` are
+    the arguments of `distance.AVDistance`.
     """
 
     dropout: float = 0.0
@@ -89,18 +93,32 @@ class AVSyncNetConfig(AVHubertConfig):
     max_target_positions: int = 2048
     vocab_size: int = 1000
     num_classes: list[int] = field(default_factory=lambda: [2004])
+    distance_view: str = "last"
     distance_head: str = "identity"
+    distance_width: float = 1.0
+    distance_shared: bool = True
+    distance_kernels: list[int] = field(default_factory=lambda: [1, 1])
+    distance_layers: int = 1
     distance_normalize: bool = True
     distance_tau: float = 1.0
-    align: str = "identity"
-    align_kernel: int = 5
-    align_layers: int = 1
+    distance_learn_tau: bool = False
+
+    def distance(self) -> dict[str, Any]:
+        """Arguments of `distance.AVDistance` but for its width of input."""
+        names = ("head", "width", "shared", "kernels", "layers", "normalize", "tau", "learn_tau")
+        return {name: getattr(self, f"distance_{name}") for name in names}
 
 
 def assert_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a setting that is none of its choices, by name."""
     if value not in choices:
         raise SyncTalklipError(f"{name} is {value!r}: choose {' or '.join(choices)}")
+
+
+def assert_view(view: str, layers: int) -> None:
+    """Refuse a view that an encoder of so many layers has not: front_end, last, or the number of a layer."""
+    if view not in (FRONT_END, LAST) and not (view.isdecimal() and 1 <= int(view) <= layers):
+        raise SyncTalklipError(f"distance.view is {view!r}: choose {FRONT_END}, {LAST}, or a layer from 1 to {layers}")
 
 
 def encoder_structure(weights: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from omegaconf import MISSING
 from torch import Tensor
 from torch.nn import functional
 
+from synctalklip.avsyncnet.config import assert_choice
 from synctalklip.avsyncnet.search import greedy
 from synctalklip.data.text import BOS, EOS, PAD
 from synctalklip.device import Precision
 from synctalklip.errors import SyncTalklipError
-from synctalklip.losses import alignment, lip_reading, masked_prediction, weighted_sum
+from synctalklip.losses import CONTRASTS, alignment, frame_contrast, lip_reading, masked_prediction, weighted_sum
 from synctalklip.metrics.avs import alignment_counts
 from synctalklip.metrics.intelligibility import word_counts
 
@@ -159,7 +160,12 @@ class LipReadingAlignmentConfig(FairseqDataclass):
     lambda_ctc: float = field(default=MISSING, metadata={"help": "CTC on the embeddings; not in the paper"})
     label_smoothing: float = MISSING
     reduction: str = field(default=MISSING, metadata={"help": "sum, token_mean or sentence_mean"})
-    detach: str = field(default=MISSING, metadata={"help": "side that eq. 5 does not move: none, audio, video"})
+    av_form: str = field(
+        default=MISSING, metadata={"help": "distance: eq. 5; cross_entropy, margin: eq. 5 with negatives"}
+    )
+    av_min_gap: int = field(default=MISSING, metadata={"help": "frames nearer than this are no negatives"})
+    av_margin: float = field(default=MISSING, metadata={"help": "of the form margin"})
+    detach: str = field(default=MISSING, metadata={"help": "side that eq. 5 does not move: none, audio, video, both"})
     av_updates: list[int] = field(
         default=MISSING,
         metadata={"help": "[a, b]: L_av is off until update a, then grows linearly to lambda_av at update b"},
@@ -178,8 +184,8 @@ class LipReadingAlignmentCriterion(FairseqCriterion):
 
     def __init__(self, cfg: LipReadingAlignmentConfig, task: Any) -> None:
         super().__init__(task)
-        if cfg.detach not in ("none", "audio", "video"):
-            raise SyncTalklipError(f"criterion.detach {cfg.detach!r} is none of none, audio, video")
+        assert_choice("criterion.detach", cfg.detach, ("none", "audio", "video", "both"))
+        assert_choice("distance.loss.form", cfg.av_form, ("distance", *CONTRASTS))
         if len(cfg.av_updates) != 2 or not 0 <= cfg.av_updates[0] <= cfg.av_updates[1]:
             raise SyncTalklipError(f"criterion.av_updates {list(cfg.av_updates)}: give [a, b] with 0 <= a <= b")
         self.cfg, self.tokenizer = cfg, task.tokenizer
@@ -242,7 +248,7 @@ class LipReadingAlignmentCriterion(FairseqCriterion):
 
         terms = {"lip": read(out.lip_logits)}
         if out.distances is not None:
-            terms["av"] = alignment(out.distances, mask)
+            terms["av"] = self._alignment(out.distances, mask)
         if out.audio_logits is not None:
             terms["audio"] = read(out.audio_logits)
         if out.ctc_logits is not None:
@@ -250,6 +256,13 @@ class LipReadingAlignmentCriterion(FairseqCriterion):
         if out.audio_ctc_logits is not None:
             terms["audio_ctc"] = ctc(out.audio_ctc_logits, target, mask)
         return terms
+
+    def _alignment(self, distances: Tensor, mask: Tensor) -> Tensor:
+        """Eq. 5, or its form with negatives."""
+        cfg = self.cfg
+        if cfg.av_form == "distance":
+            return alignment(distances.diagonal(dim1=1, dim2=2), mask)
+        return frame_contrast(distances, mask, cfg.av_form, cfg.av_min_gap, cfg.av_margin)
 
     @torch.no_grad()
     def _report(self, model: Any, out: Any, target: Tensor, mask: Tensor) -> Logging:
@@ -260,14 +273,13 @@ class LipReadingAlignmentCriterion(FairseqCriterion):
             counts = word_counts(self.tokenizer.decode(reference), self.tokenizer.decode(row))
             errors, words = errors + counts.errors, words + counts.length
         log: Logging = {"word_errors": 100 * errors, "words": words}
-        if out.audio is None:
+        if out.distances is None:
             return log
         counted: Logging = dict.fromkeys(
             ("paired_sum", "unpaired_sum", "aligned0", "aligned1", "pairs", "unpaired_pairs"), 0.0
         )
-        heard, seen = model.aligned(out.audio, mask), model.aligned(out.video, mask)
-        for audio, video, length in zip(heard, seen, (~mask).sum(1).tolist()):
-            for name, value in alignment_counts(model.distance.matrix(audio[:length], video[:length])).items():
+        for distances, length in zip(out.distances, (~mask).sum(1).tolist()):
+            for name, value in alignment_counts(distances[:length, :length]).items():
                 counted[name] += value
         return log | counted
 

@@ -19,6 +19,7 @@ from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.model import AVSyncNet
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.text import TextError, Tokenizer
+from synctalklip.distance import AVDistance
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -60,8 +61,13 @@ class Expert(nn.Module):
         return AVHubertConfig.from_mapping(asdict(self.model.config))
 
     @property
-    def distance(self) -> nn.Module:
-        """The `losses.AVDistance` of stage 1."""
+    def metric_view(self) -> str:
+        """What its distance sees of the encoder, see `AVHubert.view`."""
+        return self.model.config.distance_view
+
+    @property
+    def distance(self) -> AVDistance:
+        """The `distance.AVDistance` of stage 1."""
         return self.model.distance
 
     def encode(
@@ -74,13 +80,31 @@ class Expert(nn.Module):
         """ResNet features (B, T, F) of video, or (R, F) of the `chosen` frames; see `ResEncoder.forward`."""
         return self.encoder.feature_extractor_video.resnet(video, chosen)
 
-    def encode_features(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """`encode` of video from its ResNet features (B, T, F), which are most of its cost -> (B, T, D)."""
-        return self.encoder.encode_features(features, padding_mask)
+    def encode_features(
+        self,
+        features: Tensor,
+        padding_mask: Tensor | None = None,
+        hidden: Tensor | None = None,
+        windows: Tensor | None = None,
+    ) -> Tensor:
+        """`encode` of video from its ResNet features (B, T, F), which are most of its cost -> (B, T, D).
 
-    def aligned(self, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """What the distance sees of embeddings (B, T, D): convolved if stage 1 was trained so."""
-        return self.model.aligned(embeddings, padding_mask)
+        `hidden` and `windows`: see `AVHubert.encode_features`.
+        """
+        return self.encoder.encode_features(features, padding_mask, hidden, windows)
+
+    def heard(self, audio: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The sound (B, 104, T) as the distance of stage 1 compares it, (B, T, W)."""
+        return self.model.heard(audio, padding_mask)
+
+    def seen(self, video: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The lips (B, 1, T, 88, 88) as the distance of stage 1 compares them, (B, T, W)."""
+        return self.model.seen(video, padding_mask)
+
+    def seen_features(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """`seen` of lips from their ResNet features (B, T, F) -> (B, T, W)."""
+        view = self.encoder.view_of_features(features, padding_mask, self.metric_view)
+        return self.distance.project(view, "video", padding_mask)
 
     def lip_logits(self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Logits (B, L, V) of the next token given (B, L) previous ones and (B, T, D) embeddings."""
@@ -121,11 +145,17 @@ def expert_of(state: Mapping[str, Any], path: str | Path, roi_mode: str | None =
             f"{path}: was trained on {stored_mode!r} mouth regions, {roi_mode!r} ones are given; prepare the "
             "clips with its mode"
         )
-    config = AVSyncNetConfig.from_mapping(encoder_settings(state) | decoder_settings(state))
+    settings = decoder_settings(state)
+    if settings.get("align") == "conv":
+        raise CheckpointError(
+            f"{path}: its distance has the convolution of an earlier version; fine-tune with distance=identity and "
+            "learn its distance with scripts/learn_distance.py"
+        )
+    config = AVSyncNetConfig.from_mapping(encoder_settings(state) | settings)
     vocabulary = _tensor(weights, "decoder.embed_tokens.weight", path).shape[0]
     config = replace(config, **_AS_GIVEN, vocab_size=vocabulary, num_classes=[])
     model = _build(lambda: AVSyncNet(config), path)
-    own = ("encoder.", "decoder.", "distance.", "align.")
+    own = ("encoder.", "decoder.", "distance.")
     checkpoint.load_weights(model, {key: value for key, value in weights.items() if key.startswith(own)}, path)
     return Expert(model, tokenizer_of(task, path), stored_mode)
 

@@ -75,11 +75,10 @@ class FineTuneOutput(NamedTuple):
 
     lip_logits: Tensor  # (B, L, V)
     video: Tensor  # (B, T, D)
-    audio: Tensor | None  # (B, T, D)
     audio_logits: Tensor | None  # (B, L, V)
     ctc_logits: Tensor | None  # (B, T, V)
     audio_ctc_logits: Tensor | None  # (B, T, V)
-    distances: Tensor | None  # (B, T), eq. 5 before its mean
+    distances: Tensor | None  # (B, T, T), of the sound of frame i to the lips of frame j of a clip
 
 
 @register_model("avhubert", dataclass=AVHubertModelConfig)
@@ -145,7 +144,7 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
             weights = {
                 name: value for name, value in state["model"].items() if name in own or not name.startswith(spare)
             }
-            # A head or an align module that is new starts fresh; a missing encoder or decoder is an error.
+            # A head that is new, or has another form, starts fresh; a missing encoder or decoder is an error.
             fresh = _OPTIONAL
         else:
             weights = {ENCODER_PREFIX + name: value for name, value in load_encoder(path).state_dict().items()}
@@ -184,28 +183,27 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
             hear: the audio-only pass and the distance.
             decode_audio: the decoder (and CTC) on the audio embedding too.
             freeze_encoder: the encoder runs in eval mode and gets no gradient.
-            detach: the side that the distance does not move: none, audio, video.
+            detach: the side whose encoder pass the distance does not move: none, audio, video or both.
         """
+        encoder, view, metric = self.encoder.w2v_model, self.config.distance_view, self.distance
+        heard = sound = lips = None
         with _frozen(self.encoder) if freeze_encoder else _nothing():
-            seen = self.encode(None, video, padding_mask)
-            heard = self.encode(audio, None, padding_mask) if hear else None
+            seen, lips_view = encoder.views(None, video, padding_mask, view)
+            if hear:
+                heard, sound_view = encoder.views(audio, None, padding_mask, view)
         project = getattr(self, "ctc_proj", None)
         speak = heard is not None and decode_audio
-        distances = None
         if heard is not None:
-            sides = (
-                heard.detach() if detach == "audio" else heard,
-                seen.detach() if detach == "video" else seen,
-            )
-            distances = self.av_distance(*sides, padding_mask)
+            held = {"none": (), "both": ("audio", "video")}.get(detach, (detach,))
+            sound = metric.project(sound_view.detach() if "audio" in held else sound_view, "audio", padding_mask)
+            lips = metric.project(lips_view.detach() if "video" in held else lips_view, "video", padding_mask)
         return FineTuneOutput(
             lip_logits=self.decode(prev_tokens, seen, padding_mask),
             video=seen,
-            audio=heard,
             audio_logits=self.decode(prev_tokens, heard, padding_mask) if speak else None,
             ctc_logits=None if project is None else project(seen),
             audio_ctc_logits=project(heard) if speak and project is not None else None,
-            distances=distances,
+            distances=None if sound is None else metric.table(sound, lips),
         )
 
 
@@ -265,7 +263,6 @@ class FairseqConformer(ConformerReader, BaseFairseqModel):
         return FineTuneOutput(
             lip_logits=self.decode(prev_tokens, seen, padding_mask),
             video=seen,
-            audio=None,
             audio_logits=None if heard is None else self.decode(prev_tokens, heard, padding_mask),
             ctc_logits=None if project is None else project(seen),
             audio_ctc_logits=None if heard is None or project is None else project(heard),
@@ -296,9 +293,13 @@ def plain(cfg: Any) -> dict[str, Any]:
 
 
 def _fitting(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without a mask embedding of another size: input and feature masking have different ones."""
+    """Without what another size does not spoil: the mask embedding of another kind of masking, another F."""
     return {
         name: value
         for name, value in weights.items()
-        if not (name.endswith("mask_emb") and name in own and own[name].shape != value.shape)
+        if not (
+            (name.endswith("mask_emb") or name.startswith("distance."))
+            and name in own
+            and own[name].shape != value.shape
+        )
     }

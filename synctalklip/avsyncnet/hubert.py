@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synctalklip.avsyncnet import masking
-from synctalklip.avsyncnet.config import AVHubertConfig, assert_choice
+from synctalklip.avsyncnet.config import FRONT_END, LAST, AVHubertConfig, assert_choice
 from synctalklip.avsyncnet.frontend import AudioFrontend, VideoFrontend, scale_gradient
 from synctalklip.avsyncnet.masking import FrameMasks
 from synctalklip.avsyncnet.transformer import TransformerEncoder
@@ -102,10 +102,78 @@ class AVHubert(nn.Module):
         """
         return self.encoder(self._project(self.fuse(audio, video)), padding_mask, layer)
 
-    def encode_features(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """`encode` of video whose ResNet features, (B, T, 8 W), are known -> (B, T, D)."""
-        parts = [None, self.feature_extractor_video.proj(features)]
-        return self.encoder(self._project(self._join(parts, *features.shape[:2])), padding_mask)
+    def encode_features(
+        self,
+        features: Tensor,
+        padding_mask: Tensor | None = None,
+        hidden: Tensor | None = None,
+        windows: Tensor | None = None,
+    ) -> Tensor:
+        """`encode` of video whose ResNet features, (B, T, 8 W), are known -> (B, T, D).
+
+        Args:
+            hidden: (B, T) bool, frames whose lips are hidden as in pre-training: by the mask embedding where features
+                were masked, else, as that embedding is of the sound, by the zeros of a missing modality.
+            windows: (B, T) int64; a frame attends to the frames of its own number alone.
+        """
+        lips = self.feature_extractor_video.proj(features)
+        masks_features = self.config.masking_type == "feature"
+        if hidden is not None and not masks_features:
+            lips = lips.masked_fill(hidden[..., None], 0)
+        x = self._fill(1, lips)
+        if hidden is not None and masks_features:
+            x = masking.mask_features(x, hidden, self.mask_emb)
+        return self.encoder(x, padding_mask, windows=windows)
+
+    def view(
+        self,
+        audio: Tensor | None = None,
+        video: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        view: str = LAST,
+    ) -> Tensor:
+        """One modality at one place of the encoder -> (B, T, D); arguments as of `encode`.
+
+        Args:
+            view: `front_end`, the output of the modality's front-end, before the transformer; `last`, what `encode`
+                returns; or the number of a layer.
+        """
+        return self._view(*self._one(audio, video), padding_mask, view)
+
+    def view_of_features(self, features: Tensor, padding_mask: Tensor | None, view: str) -> Tensor:
+        """`view` of video whose ResNet features, (B, T, 8 W), are known -> (B, T, D)."""
+        return self._view(1, self.feature_extractor_video.proj(features), padding_mask, view)
+
+    def views(
+        self, audio: Tensor | None, video: Tensor | None, padding_mask: Tensor | None, view: str
+    ) -> tuple[Tensor, Tensor]:
+        """`encode` and `view` of one modality in one pass."""
+        modality, features = self._one(audio, video)
+        x = self._fill(modality, features)
+        if view in (FRONT_END, LAST):
+            last = self.encoder(x, padding_mask)
+            return last, features if view == FRONT_END else last
+        return self.encoder.with_layer(x, padding_mask, int(view))
+
+    def _one(self, audio: Tensor | None, video: Tensor | None) -> tuple[int, Tensor]:
+        """Which modality is there, 0 sound and 1 video, and its front-end's output (B, T, D)."""
+        if (audio is None) == (video is None):
+            raise ValueError("a view is of sound or of video: give one of them")
+        if video is None:
+            return 0, self._front_end(self.feature_extractor_audio, audio, None)
+        return 1, self._front_end(self.feature_extractor_video, video, None)
+
+    def _view(self, modality: int, features: Tensor, padding_mask: Tensor | None, view: str) -> Tensor:
+        if view == FRONT_END:
+            return features
+        x = self._fill(modality, features)
+        return self.encoder(x, padding_mask, None if view == LAST else int(view))
+
+    def _fill(self, modality: int, features: Tensor) -> Tensor:
+        """The transformer's input of one modality, the other one missing."""
+        parts: list[Tensor | None] = [None, None]
+        parts[modality] = features
+        return self._project(self._join(parts, *features.shape[:2]))
 
     def forward(
         self,

@@ -5,36 +5,14 @@ Legend: B clips, T video frames at 25 Hz, D embedding, L tokens, V symbols.
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional as F
 
-from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig, assert_choice
+from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig, assert_view
 from synctalklip.avsyncnet.decoder import DecoderState, TextDecoder
 from synctalklip.avsyncnet.hubert import AVHubert, PretrainOutput
+from synctalklip.distance import AVDistance
 from synctalklip.errors import SyncTalklipError
-from synctalklip.losses import AVDistance
 
 __all__ = ["AVHubert", "AVHubertConfig", "AVSyncNet", "AVSyncNetConfig", "PretrainOutput", "prepare_for_training"]
-
-
-class EmbeddingAlign(nn.Module):
-    """Convolutions over time before the distance; (B, T, D) -> (B, T, D).
-
-    A large kernel lets the distance look at long stretches, a small one at single frames. Only L_av trains
-    these weights, and free ones would answer it with a constant: each coordinate has taps of its own that
-    are positive and sum to 1, which can smooth over time but not erase.
-    """
-
-    def __init__(self, dim: int, kernel: int, layers: int):
-        super().__init__()
-        self.taps = nn.ParameterList(nn.Parameter(torch.zeros(dim, 1, kernel)) for _ in range(layers))
-
-    def forward(self, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        x = embeddings.transpose(1, 2)
-        for taps in self.taps:
-            if padding_mask is not None:
-                x = x.masked_fill(padding_mask[:, None], 0)
-            x = F.conv1d(x, taps.softmax(-1).to(x.dtype), padding="same", groups=x.shape[1])
-        return x.transpose(1, 2)
 
 
 class SpeechEncoder(nn.Module):
@@ -61,13 +39,12 @@ class AVSyncNet(nn.Module):
 
     def __init__(self, config: AVSyncNetConfig):
         super().__init__()
-        assert_choice("align", config.align, ("identity", "conv"))
         dim = config.encoder_embed_dim
         self.config = config
         self.encoder = self.encoder_class(config)
         self.decoder = self.decoder_class.from_config(config, dim)
-        self.distance = AVDistance(dim, config.distance_head, config.distance_normalize, config.distance_tau)
-        self.align = EmbeddingAlign(dim, config.align_kernel, config.align_layers) if config.align == "conv" else None
+        assert_view(config.distance_view, config.encoder_layers)
+        self.distance = AVDistance(dim, **config.distance())
 
     def encode(
         self,
@@ -89,13 +66,19 @@ class AVSyncNet(nn.Module):
         """Logits (B, L, V) of the next token; see `TextDecoder.forward`."""
         return self.decoder(prev_tokens, embeddings, padding_mask, state)
 
-    def aligned(self, embeddings: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """What the distance sees of embeddings (B, T, D): they themselves, or the convolved ones."""
-        return embeddings if self.align is None else self.align(embeddings, padding_mask)
+    def metric_view(
+        self, audio: Tensor | None = None, video: Tensor | None = None, padding_mask: Tensor | None = None
+    ) -> Tensor:
+        """What the distance sees of one modality, (B, T, D), with no more of the encoder than that takes."""
+        return self.encoder.w2v_model.view(audio, video, padding_mask, self.config.distance_view)
 
-    def av_distance(self, audio: Tensor, video: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Eq. 5 before its mean: distance (B, T) of the embeddings (B, T, D) of sound and video."""
-        return self.distance(self.aligned(audio, padding_mask), self.aligned(video, padding_mask))
+    def heard(self, audio: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The sound (B, 104, T) as the distance compares it, (B, T, W)."""
+        return self.distance.project(self.metric_view(audio=audio, padding_mask=padding_mask), "audio", padding_mask)
+
+    def seen(self, video: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """The lips (B, 1, T, 88, 88) as the distance compares them, (B, T, W)."""
+        return self.distance.project(self.metric_view(video=video, padding_mask=padding_mask), "video", padding_mask)
 
 
 def prepare_for_training(model: nn.Module, channels_last: bool, compiled: bool, backend: str = "inductor") -> None:

@@ -3,7 +3,7 @@
 import logging
 import warnings
 import zipfile
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synctalklip import checkpoint
+from synctalklip.avsyncnet.config import AVSyncNetConfig
 from synctalklip.avsyncnet.launch import is_first, join_processes, plan_updates, wait_for_all
 from synctalklip.device import Precision, choose_device, choose_precision, record_precision
+from synctalklip.distance import LEARNED
 from synctalklip.errors import SyncTalklipError
+from synctalklip.losses import CONTRASTS
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +121,8 @@ def complete_sizes(node: DictConfig) -> None:
         for name in ("lambda_av", "freeze_updates"):
             if node.criterion[name]:
                 raise ConfigError(f"fairseq.criterion.{name} belongs to AV-SyncNet: a Conformer needs it to be 0")
+    if node.model._name == "avsyncnet":
+        _assert_learnable(node)
     if node.criterion.freeze_updates and not node.model.init_from:
         raise ConfigError(
             "fairseq.criterion.freeze_updates keeps an encoder of random weights: give init_from=<checkpoint>, or set "
@@ -130,6 +135,22 @@ def complete_sizes(node: DictConfig) -> None:
     if node.criterion.freeze_updates and node.optimizer.get("weight_decay"):
         raise ConfigError(
             "fairseq.optimizer.weight_decay would shrink the weights that freeze_updates holds: set it to 0"
+        )
+
+
+def _assert_learnable(node: DictConfig) -> None:
+    """A learned F needs negatives, and a loss to learn from."""
+    if node.model.distance_head not in LEARNED:
+        return
+    if not node.criterion.lambda_av:
+        raise ConfigError(
+            f"distance={node.model.distance_head} would stay as it was drawn, as loss.lambda_av is 0: learn it "
+            "afterwards with scripts/learn_distance.py and set distance=identity here"
+        )
+    if node.criterion.av_form == "distance":
+        raise ConfigError(
+            f"distance={node.model.distance_head} learns to answer eq. 5 with a constant: set distance.loss.form to "
+            f"{' or '.join(CONTRASTS)}"
         )
 
 
@@ -183,6 +204,9 @@ _MAY_CHANGE = (
 )
 
 
+_PLAIN_LOSS = {"criterion.av_form": "distance", "criterion.av_min_gap": 1, "criterion.av_margin": 1.0}
+
+
 def assert_same_run(node: DictConfig) -> None:
     """Refuse to go on with the checkpoints of a run that had other settings.
 
@@ -224,9 +248,23 @@ def _settings(node: DictConfig) -> dict[str, Any]:
     # What runs of earlier versions did without a setting of that name, and their name for the precision.
     if "model._name" in found and found["model._name"] != "avhubert":
         found.setdefault("model.frozen_stages", 0)
+        _add_distance(found)
     if "criterion.amp_bf16" in found:
         found["criterion.precision"] = "bf16" if found.pop("criterion.amp_bf16") else "fp32"
     return found
+
+
+def _add_distance(found: dict[str, Any]) -> None:
+    """What fine-tunings did about their distance before it had these settings."""
+    found |= {name: value for name, value in _PLAIN_LOSS.items() if name not in found}
+    if found["model._name"] != "avsyncnet":
+        return
+    plain = asdict(AVSyncNetConfig())
+    for name in (name for name in plain if name.startswith("distance_")):
+        found.setdefault(f"model.{name}", plain[name])
+    if found.get("model.align") == "identity":
+        for name in ("model.align", "model.align_kernel", "model.align_layers"):
+            found.pop(name, None)
 
 
 # What these say of every epoch and batch hides the lines of training and validation.

@@ -151,21 +151,42 @@ class TransformerEncoder(nn.Module):
         self.pos_conv = nn.Sequential(PositionalConv(dim, conv_pos, conv_pos_groups, std), nn.GELU())
         self.layer_norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None, layer: int | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        padding_mask: Tensor | None = None,
+        layer: int | None = None,
+        windows: Tensor | None = None,
+    ) -> Tensor:
         """Encode frames.
 
         Args:
             padding_mask: (B, T) bool, True where padded. Padding does not change the other frames.
             layer: 1-based; give the output of this layer, without the last norm.
+            windows: (B, T) int64; a frame attends to the frames of its own number alone, padded or not.
         """
         if layer is not None and not 1 <= layer <= len(self.layers):
             raise SyncTalklipError(f"layer {layer} was asked for: the encoder has layers 1 to {len(self.layers)}")
+        # A row without any frame to look at would be NaN, and NaN spreads.
+        keep = visible(padding_mask) if windows is None else (windows[:, :, None] == windows[:, None])[:, None]
+        x = self._run(self._place(x, padding_mask), self.layers[:layer], keep)
+        return self.layer_norm(x) if layer is None else x
+
+    def with_layer(self, x: Tensor, padding_mask: Tensor | None, layer: int) -> tuple[Tensor, Tensor]:
+        """`forward` of all layers, and that of the first `layer` of them, in one pass."""
+        keep = visible(padding_mask)
+        part = self._run(self._place(x, padding_mask), self.layers[:layer], keep)
+        return self.layer_norm(self._run(part, self.layers[layer:], keep)), part
+
+    def _place(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Add what tells frames their places."""
         if padding_mask is not None:
             x = x.masked_fill(padding_mask[..., None], 0)
-        x = F.dropout(x + self.pos_conv(x), self.dropout, self.training)
-        keep = visible(padding_mask)
-        for module in self.layers[:layer]:
+        return F.dropout(x + self.pos_conv(x), self.dropout, self.training)
+
+    def _run(self, x: Tensor, layers: nn.ModuleList, keep: Tensor | None) -> Tensor:
+        for module in layers:
             if self.training and self.layerdrop and torch.rand(()).item() < self.layerdrop:
                 continue
             x = module(x, keep)
-        return self.layer_norm(x) if layer is None else x
+        return x

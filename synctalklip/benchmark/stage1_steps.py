@@ -60,7 +60,7 @@ def fine_tuning(cfg: DictConfig, structure: dict[str, Any], device: torch.device
         seen, heard = model.encode(None, video[:count], mask), model.encode(audio[:count], None, mask)
         terms = {
             "lip": lip_reading(model.decode(previous[:count], seen, mask), target[:count]),
-            "av": alignment(model.av_distance(heard, seen, mask), mask),
+            "av": alignment(model.distance(heard, seen, mask), mask),
         }
         return weighted_sum(terms, {"lip": 1.0, "av": 1.0})
 

@@ -1,4 +1,4 @@
-"""Table 2 of the paper: how well AV-SyncNets read lips, and how well their two embeddings fit together.
+"""Table 2 of the paper: how well AV-SyncNets read lips, and how well their distance tells what belongs together.
 
 T video frames at 25 Hz.
 """
@@ -18,25 +18,43 @@ from synctalklip.checkpoint import file_hash, write_atomically
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import SyncTalklipError
+from synctalklip.evaluation.gates import WrongMouths, gates_of_expert, gates_of_syncnet
 from synctalklip.metrics.avs import alignment_counts
 from synctalklip.metrics.intelligibility import word_counts
 from synctalklip.metrics.statistics import Parts
+from synctalklip.syncnet.lse import load_syncnet
 from synctalklip.tables.columns import TABLE_2
-from synctalklip.tables.render import Row, Table, write_tables
+from synctalklip.tables.render import Cell, Column, Row, Table, write_tables
 from synctalklip.tables.table import best_of, difference_table, score
 
+# Column of a clip's counts, what it is divided by, how it is printed.
+COLUMNS = tuple((metric.value, metric.weight, metric.column()) for metric in TABLE_2)
+# The same of what an expert of stage 2 has to know; SyncNets have some of it.
+GATES = (
+    ("nearer", "neighbours", Column("own nearer than next", True, 1, percent=True)),
+    ("window_found0", "window_sounds", Column("offset of windows, exact", True, 1, percent=True)),
+    ("window_found1", "window_sounds", Column("within 1 frame", True, 1, percent=True)),
+    ("window_offset_sum", "window_near", Column("bias, frames", False, 3, signed=True)),
+    ("entropy_real", "inside", Column("entropy, recorded", False, 2)),
+    ("entropy_wrong", "inside", Column("wrong mouth", True, 2)),
+    ("farther", "inside", Column("wrong farther", True, 1, percent=True)),
+    ("change_outside", "change_inside", Column("change outside", False, 1, percent=True)),
+)
 EDITS = ("substitutions", "deletions", "insertions")
 
 
 @torch.inference_mode()
-def measure(expert: Expert, clips: Sequence[Clip], generation: Generation, batch_frames: int) -> list[dict[str, Any]]:
-    """Counts of every clip: edits of the words read from the video alone, and `measures.alignment_counts`.
+def measure(
+    expert: Expert, clips: Sequence[Clip], generation: Generation, batch_frames: int, wrong: WrongMouths | None = None
+) -> list[dict[str, Any]]:
+    """Counts of every clip: edits of the words read from the video alone, `avs.alignment_counts`, and the gates.
 
     Args:
         expert: a fine-tuned AV-SyncNet.
         clips: prepared clips with transcripts.
         generation: how words are searched.
         batch_frames: padded frames of one forward pass.
+        wrong: windows that are shown with a wrong mouth; None leaves out the gates.
 
     Returns:
         One dictionary of counts a clip, in the order of `clips`.
@@ -49,22 +67,34 @@ def measure(expert: Expert, clips: Sequence[Clip], generation: Generation, batch
         net_input = move(sample["net_input"], device)
         mask = net_input["padding_mask"]
         read = search({**net_input, "audio": None})
-        heard = expert.aligned(expert.encode(net_input["audio"], None, mask), mask)
-        seen = expert.aligned(expert.encode(None, net_input["video"], mask), mask)
+        heard, seen = expert.heard(net_input["audio"], mask), expert.seen(net_input["video"], mask)
         for index, tokens, audio, video in zip(batch, read, heard, seen):
             clip = dataset.clips[index]
             words = word_counts(clip.text, expert.tokenizer.decode(tokens))
-            distances = expert.distance.matrix(audio[: clip.frames], video[: clip.frames])
+            distances = expert.distance.table(audio[: clip.frames], video[: clip.frames])
             rows[clip.id] = {"id": clip.id, "errors": words.errors, "words": words.length}
             rows[clip.id] |= {"substitutions": words.substitutions, "deletions": words.deletions}
             rows[clip.id] |= {"insertions": words.insertions} | alignment_counts(distances)
-    return [rows[clip.id] for clip in clips]
+    gates = gates_of_expert(expert, clips, wrong, batch_frames) if wrong else {}
+    return [rows[clip.id] | gates.get(clip.id, {}) for clip in clips]
 
 
 def compare(
-    models: Mapping[str, str], clips: Sequence[Clip], generation: Generation, batch_frames: int, device: str
+    models: Mapping[str, str],
+    clips: Sequence[Clip],
+    generation: Generation,
+    batch_frames: int,
+    device: str,
+    wrong: WrongMouths | None = None,
+    syncnets: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measure each of `models` (row name -> checkpoint) on the same clips; rows keep file and hash.
+
+    Args:
+        models: AV-SyncNets.
+        wrong: of the gates; None leaves them out.
+        syncnets: SyncNets, of which the gates alone are measured.
+        clips, generation, batch_frames, device: see `measure`.
 
     Raises:
         SyncTalklipError: no clip, or clips whose mouth regions were cut in another way than those of a training.
@@ -74,7 +104,11 @@ def compare(
     found = {}
     for name, path in models.items():
         expert = load_expert(path, clips[0].roi_mode).to(device)
-        rows = measure(expert, clips, generation, batch_frames)
+        rows = measure(expert, clips, generation, batch_frames, wrong)
+        found[name] = {"checkpoint": str(path), "sha256": file_hash(Path(path)), "clips": rows}
+    for name, path in (syncnets or {}).items() if wrong else ():
+        gates = gates_of_syncnet(load_syncnet(path, device)[0], clips, wrong)
+        rows = [{"id": clip.id} | gates[clip.id] for clip in clips]
         found[name] = {"checkpoint": str(path), "sha256": file_hash(Path(path)), "clips": rows}
     return found
 
@@ -92,19 +126,13 @@ def tables(
         seed: of both.
     """
     counts = {name: _arrays(result["clips"]) for name, result in results.items()}
-    parts = {
-        name: [Parts.of(found[metric.value], found[metric.weight]) for metric in TABLE_2]
-        for name, found in counts.items()
-    }
-    cells = [[score(one, samples, seed) for one in scored] for scored in parts.values()]
-    for index, metric in enumerate(TABLE_2):
-        for row in best_of([scored[index].value for scored in cells], metric.higher_is_better):
-            cells[row][index] = replace(cells[row][index], bold=True)
+    readers = {name: found for name, found in counts.items() if "words" in found}
+    first = next(iter(readers))
+    parts, cells = _scores(readers, COLUMNS, samples, seed)
     rows = tuple(
-        Row(name, (" / ".join(str(int(found[key].sum())) for key in EDITS),), tuple(scored))
-        for (name, found), scored in zip(counts.items(), cells)
+        Row(name, (" / ".join(str(int(found[key].sum())) for key in EDITS),), tuple(cells[name]))
+        for name, found in readers.items()
     )
-    first = next(iter(results))
     notes = [
         f"{described}, {int(counts[first]['words'].sum())} words; words read from the lips alone.",
         "Alignment: share of frames whose sound is nearest, among the video embeddings of all frames of the clip, to "
@@ -114,15 +142,60 @@ def tables(
     ]
     columns = tuple(metric.column() for metric in TABLE_2)
     made = [Table("", "model", ("S / D / I",), columns, (("", rows),), tuple(notes))]
-    if len(results) > 1:
+    if any("window_sounds" in found for found in counts.values()):
+        made.append(_gates(counts, samples, seed))
+    if len(readers) > 1:
         signed = [metric.column(signed=True) for metric in TABLE_2]
         made.append(difference_table({"": parts}, signed, first, permutations, samples, seed))
     return made
 
 
+def _gates(counts: Mapping[str, Mapping[str, np.ndarray]], samples: int, seed: int) -> Table:
+    cells = _scores(counts, GATES, samples, seed)[1]
+    # No bias is the best one, not the smallest.
+    bias = [column.label for _, _, column in GATES].index("bias, frames")
+    rows = tuple(
+        Row(name, (), (*row[:bias], replace(row[bias], bold=False), *row[bias + 1 :])) for name, row in cells.items()
+    )
+    notes = (
+        "Own nearer than next: sounds whose own lips are nearer than those of the frame before or behind, in each of "
+        "these pairs. Windows: of as many frames as show a wrong mouth. Offset: windows whose lips are nearest to "
+        "their sound among all of the clip; bias: mean offset of those found within 2 frames, positive where lips "
+        "seem late.",
+        "Wrong mouth: in windows of a recorded clip, each in a copy of its own, the mouth of one other frame of it is "
+        "shown. Entropy: of the window's lips over the sounds of the clip, on minus the distance, recorded and with "
+        "the wrong mouth; wrong farther: frames whose distance to their own sound grew. Change outside: of that "
+        "distance, on the frames that show what they showed, as a share of the change in the window.",
+        "A SyncNet embeds windows, also where frames are meant, and compares them by a Euclidean distance.",
+    )
+    columns = tuple(column for _, _, column in GATES)
+    return Table("What the distance knows of synchrony", "model", (), columns, (("", rows),), notes)
+
+
+def _scores(
+    counts: Mapping[str, Mapping[str, np.ndarray]],
+    columns: Sequence[tuple[str, str, Column]],
+    samples: int,
+    seed: int,
+) -> tuple[dict[str, list[Parts]], dict[str, list[Cell]]]:
+    """What each model scored in each column, and the cells with the best in bold; nothing where it has no counts."""
+    empty = np.zeros(len(next(iter(next(iter(counts.values())).values()))))
+    parts = {
+        name: [Parts.of(found.get(key, empty), found.get(weight, empty)) for key, weight, _ in columns]
+        for name, found in counts.items()
+    }
+    cells = {name: [score(one, samples, seed) for one in scored] for name, scored in parts.items()}
+    for index, (_, _, column) in enumerate(columns):
+        for row in best_of([scored[index].value for scored in cells.values()], column.higher_is_better):
+            scored = list(cells.values())[row]
+            scored[index] = replace(scored[index], bold=True)
+    return parts, cells
+
+
 def _arrays(clips: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """(clips,) float64 for each count."""
-    return {key: np.array([row[key] for row in clips], np.float64) for key in clips[0] if key != "id"}
+    """(clips,) float64 for each count; zero of a clip that has none of it."""
+    names = {key for row in clips for key in row if key != "id"}
+    return {key: np.array([row.get(key, 0.0) for row in clips], np.float64) for key in sorted(names)}
 
 
 def write(

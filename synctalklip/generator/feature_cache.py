@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from synctalklip.avsyncnet.config import LAST
 from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.features import normalize_roi
+
+_OWN = "own_"
 
 
 class ClipCache:
@@ -39,9 +42,9 @@ class ClipCache:
             self._kept[key], self.held = value, self.held + value.nbytes
         return self._kept[key]
 
-    def forget(self, kind: str) -> None:
-        """Drop the tensors of a kind, and what they hold of the limit."""
-        self._kept = {key: value for key, value in self._kept.items() if key[0] != kind}
+    def forget(self, kinds: str) -> None:
+        """Drop the tensors of all kinds that begin so, and what they hold of the limit."""
+        self._kept = {key: value for key, value in self._kept.items() if not key[0].startswith(kinds)}
         self.held = sum(value.nbytes for value in self._kept.values())
 
 
@@ -67,16 +70,16 @@ class FeatureCache:
         return self._rows("lips", batch, clips, make, altered=False)
 
     def expert_sound(self, batch: Mapping[str, Any], clips: int | None) -> Tensor:
-        """The expert's embeddings of the sound of the first `clips` clips, (B,T,D)."""
-        return self._sound("expert_sound", lambda audio: self.expert.encode(audio, None), batch, clips)
+        """The sound of the first `clips` clips as the expert's distance compares it, (B,T,W)."""
+        return self._sound("expert_sound", self.expert.heard, batch, clips)
 
-    def own_sound(self, encode: Callable[[Tensor], Tensor], batch: Mapping[str, Any]) -> Tensor:
-        """The same of the generator's encoder while that does not learn; `encode` maps (1,104,T) to (1,T,D)."""
-        return self._sound("own_sound", encode, batch, None)
+    def own_sound(self, encode: Callable[[Tensor], Tensor], batch: Mapping[str, Any], view: str = LAST) -> Tensor:
+        """A view of the generator's encoder while that does not learn; `encode` maps (1,104,T) to (1,T,D)."""
+        return self._sound(f"{_OWN}{view}", encode, batch, None)
 
     def forget_own_sound(self) -> None:
         """The generator's encoder has begun to learn."""
-        self._cache.forget("own_sound")
+        self._cache.forget(_OWN)
 
     def _sound(
         self, kind: str, encode: Callable[[Tensor], Tensor], batch: Mapping[str, Any], clips: int | None

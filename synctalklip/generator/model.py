@@ -96,6 +96,11 @@ class AudioEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._held):
             return self.w2v_model.encode(audio=audio, video=None, padding_mask=padding_mask)
 
+    def views(self, audio: Tensor, padding_mask: Tensor | None, view: str) -> tuple[Tensor, Tensor]:
+        """`forward`, and what a distance sees of the encoder, (B,T,D) each; see `AVHubert.view`."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._held):
+            return self.w2v_model.views(audio, None, padding_mask, view)
+
 
 class TalkingFaceGenerator(UNetGenerator):
     """U-Net with its audio encoder.

@@ -27,9 +27,9 @@ AVERAGE_FILE, AVERAGE_KIND = "ema.pt", "ema"
 class TrainStep(nn.Module):
     """Sound and faces of a batch to painted faces, in one forward call, as mixed precision and DDP want it."""
 
-    def __init__(self, generator: TalkingFaceGenerator):
+    def __init__(self, generator: TalkingFaceGenerator, view: str):
         super().__init__()
-        self.generator = generator
+        self.generator, self.view = generator, view
 
     def forward(
         self,
@@ -38,16 +38,18 @@ class TrainStep(nn.Module):
         padding_mask: Tensor,
         clip: Tensor,
         frame: Tensor,
-        speech: Tensor | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Paint the frames (`clip`, `frame`), (N,) each; `speech` (B,T,D) where it is known already.
+        """Paint the frames (`clip`, `frame`), (N,) each.
+
+        Args:
+            known: the speech embeddings and the `view` of all frames, (B,T,D) each, where they are known already.
 
         Returns:
-            Painted faces (N,3,96,96) and speech embeddings of all frames (B,T,D).
+            Painted faces (N,3,96,96) and the view of the generator's own encoder that contrasts are about (B,T,D).
         """
-        if speech is None:
-            speech = self.generator.encode_speech(audio, padding_mask)
-        return self.generator(faces, speech[clip, frame]), speech
+        speech, view = known or self.generator.audio_encoder.views(audio, padding_mask, self.view)
+        return self.generator(faces, speech[clip, frame]), view
 
 
 @dataclass
@@ -81,7 +83,7 @@ def build_networks(config: Mapping[str, Any], accelerator: Accelerator) -> Netwo
     """
     options, encoder, optim = config["trainer"], config["audio_encoder"], config["optim"]
     expert = load_expert(config["expert"]["path"]).to(accelerator.device)
-    _assert_align(expert, config["expert"])
+    _assert_distance(expert, config["expert"])
     generator = TalkingFaceGenerator(expert.encoder_config, **config["generator"], roi_mode=expert.roi_mode)
     generator.audio_encoder.w2v_model.load_state_dict(expert.encoder.state_dict())
     generator.audio_encoder.freeze(encoder["trainable"], encoder["layers"])
@@ -106,7 +108,7 @@ def build_networks(config: Mapping[str, Any], accelerator: Accelerator) -> Netwo
     g_optimizer = adam([group for group in groups if group["params"]], optim["generator"])
     d_optimizer = adam(discriminator.parameters(), optim["discriminator"])
     train_step, wrapped, g_optimizer, d_optimizer = accelerator.prepare(
-        TrainStep(generator), discriminator, g_optimizer, d_optimizer
+        TrainStep(generator, expert.metric_view), discriminator, g_optimizer, d_optimizer
     )
     if options["compile"]:
         compile_networks(options["compile"], generator, discriminator)
@@ -116,12 +118,11 @@ def build_networks(config: Mapping[str, Any], accelerator: Accelerator) -> Netwo
     )
 
 
-def _assert_align(expert: Expert, options: Mapping[str, Any]) -> None:
-    align = expert.model.config.align
-    if align != options["align"]:
+def _assert_distance(expert: Expert, options: Mapping[str, Any]) -> None:
+    if options["distance"] not in (None, expert.distance.head):
         raise SyncTalklipError(
-            f"{options['path']}: was trained with align '{align}', this variant is about '{options['align']}' "
-            "(expert.align); variant=conv goes with AV-SyncNet(conv), the others with one without a convolution"
+            f"{options['path']}: its distance is '{expert.distance.head}', this variant is about "
+            f"'{options['distance']}' (expert.distance): learn it with scripts/learn_distance.py"
         )
 
 

@@ -8,27 +8,28 @@ Legend: B clips, T video frames at 25 Hz, N painted frames, D embedding, L token
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from synctalklip import losses
+from synctalklip.avsyncnet.config import LAST
 from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.face import faces_to_rois
 from synctalklip.data.features import CROP_SIZE, normalize_roi
 from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.contrastive import Contrastive
 from synctalklip.generator.feature_cache import FeatureCache
 from synctalklip.generator.schedule import LossSchedule
 from synctalklip.syncnet.expert import SyncExpert
 
 PREFIX = "lambda_"
-CHOICES = {
-    "form": ("distance", "infonce", "audio_infonce"),
-    "encoder": ("generator", "expert"),
-    "anchor": ("audio", "video"),
-}
+NEIGHBOURS = ("shown", "hidden", "apart")
+"""What the expert reads beside the painted frames: the recorded ones (the paper), masked ones, or none, see
+`Painted.video_embeddings`."""
 # Terms that look at what is said in the painted frames, which frames painted in silence do not show: those of the
 # expert see `Painted.shown`, SyncNet every spoken frame.
 EXPERT_TERMS, SYNCNET_TERMS = ("lip", "cav"), ("sync",)
@@ -54,20 +55,22 @@ class Painted:
     Attributes:
         generated: (N,3,96,96) in 0..1.
         target: (N,3,96,96) in 0..1.
-        speech: (B,T,D), embeddings of the generator's own audio encoder.
+        sound: (B,T,D), what the expert's distance sees of the generator's own audio encoder, `metric_view`.
         batch: the collated batch, see `synctalklip.data.windows.collate`.
         expert: frozen AV-SyncNet.
         clips: the expert looks at the first so many clips of the batch; None for all.
         feature_cache: what the expert says of untouched frames; None computes it in every step.
+        neighbours: one of `NEIGHBOURS`.
     """
 
     generated: Tensor
     target: Tensor
-    speech: Tensor
+    sound: Tensor
     batch: Mapping[str, Any]
     expert: Expert
     clips: int | None = None
     feature_cache: FeatureCache | None = None
+    neighbours: str = "shown"
 
     @cached_property
     def shown(self) -> Tensor:
@@ -93,23 +96,61 @@ class Painted:
         )
 
     @cached_property
-    def video_embeddings(self) -> Tensor:
-        """The expert's view of the painted clips, (b,T,D)."""
+    def features(self) -> Tensor:
+        """The expert's ResNet features of the painted clips, (b,T,F)."""
         if self.feature_cache is None:
-            return self.expert.encode(None, self.video, self.padding_mask)
+            return self.expert.video_features(self.video)
         features = self.feature_cache.lips(self.batch, self.clips)
         count = sum(self.batch["reached_counts"][: self.clips])
         reached = self.batch["reached_clip"][:count], self.batch["reached_frame"][:count]
         painted = self.expert.video_features(self.video, reached)
-        return self.expert.encode_features(features.index_put(reached, painted.to(features.dtype)), self.padding_mask)
+        return features.index_put(reached, painted.to(features.dtype))
 
     @cached_property
-    def expert_audio(self) -> Tensor:
-        """The frozen expert's embeddings of the sound, (b,T,D)."""
+    def painted_mask(self) -> Tensor:
+        """(b,T) bool, the painted frames that the expert looks at."""
+        return torch.zeros_like(self.padding_mask).index_put(self.places, self.padding_mask.new_ones(()))
+
+    @cached_property
+    def memory_mask(self) -> Tensor:
+        """(b,T) bool, the frames that the decoder does not look at."""
+        return ~self.painted_mask if self.neighbours == "apart" else self.padding_mask
+
+    @cached_property
+    def video_embeddings(self) -> Tensor:
+        """What the expert's decoder reads of the painted clips, (b,T,D).
+
+        Among recorded neighbours self-attention tells a painted frame what it ought to show. With `hidden` neighbours
+        are masked as in pre-training; `apart`, each window of painted frames is encoded as if it were all there is.
+        """
+        if self.neighbours == "shown":
+            return self.expert.encode_features(self.features, self.padding_mask)
+        painted = self.painted_mask
+        if self.neighbours == "hidden":
+            return self.expert.encode_features(self.features, self.padding_mask, hidden=~painted)
+        begins = painted & ~functional.pad(painted, (1, 0))[:, :-1]
+        windows = (begins.cumsum(1) * painted).masked_fill(~painted, -1)
+        return self.expert.encode_features(self.features, ~painted, windows=windows)
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """The painted clips as the expert's distance compares them, (b,T,W); neighbours are shown."""
+        if self.expert.metric_view == LAST and self.neighbours == "shown":
+            return self.expert.distance.project(self.video_embeddings, "video", self.padding_mask)
+        return self.expert.seen_features(self.features, self.padding_mask)
+
+    @cached_property
+    def heard(self) -> Tensor:
+        """The sound as the generator's own encoder hears it and the expert's distance compares it, (b,T,W)."""
+        return self.expert.distance.project(self.sound[: len(self.padding_mask)], "audio", self.padding_mask)
+
+    @cached_property
+    def expert_heard(self) -> Tensor:
+        """The same as the frozen expert hears it."""
         if self.feature_cache is not None:
             return self.feature_cache.expert_sound(self.batch, self.clips)
         with torch.no_grad():
-            return self.expert.encode(self.batch["audio"][: self.clips], None, self.padding_mask)
+            return self.expert.heard(self.batch["audio"][: self.clips], self.padding_mask)
 
 
 def insert_faces(
@@ -169,18 +210,11 @@ class Objective:
         self.schedule = LossSchedule(loss["schedule"], list(TERMS))
         if not self.weights_at(0):
             raise SyncTalklipError("loss: no term counts at step 0; give one a lambda above 0 and schedule [0, 0]")
-        options = loss["contrastive"]
-        for name, choices in CHOICES.items():
-            if options[name] not in choices:
-                raise SyncTalklipError(f"loss.contrastive.{name} is '{options[name]}'; use one of {', '.join(choices)}")
-        if options["form"] == "audio_infonce" and options["anchor"] != "audio":
-            raise SyncTalklipError("loss.contrastive: the form audio_infonce needs anchor: audio")
-        infonce = partial(losses.infonce, temperature=options["temperature"])
-        self._forms = {
-            "distance": (expert.distance.matrix, losses.cross_modal_contrastive),
-            "infonce": (_cosines, infonce),
-            "audio_infonce": (_audio_negatives, infonce),
-        }
+        if loss["lip"]["neighbours"] not in NEIGHBOURS:
+            raise SyncTalklipError(
+                f"loss.lip.neighbours is '{loss['lip']['neighbours']}'; use one of {', '.join(NEIGHBOURS)}"
+            )
+        self._contrastive = Contrastive(loss["contrastive"], expert.distance)
 
     def weights_at(self, step: int) -> dict[str, float]:
         """The weights that hold at a step, see `LossSchedule`; terms that do not count are left out."""
@@ -213,26 +247,15 @@ class Objective:
     def lip_reading(self, step: Painted) -> Tensor:
         """Equation 4 on the painted clips, through the frozen decoder."""
         rows = len(step.padding_mask)
-        logits = self.expert.lip_logits(step.batch["prev_tokens"][:rows], step.video_embeddings, step.padding_mask)
+        logits = self.expert.lip_logits(step.batch["prev_tokens"][:rows], step.video_embeddings, step.memory_mask)
         options = self.loss["lip"]
         return losses.lip_reading(
             logits.float(), step.batch["tokens"][:rows], options["smoothing"], options["reduction"]
         )
 
     def contrastive(self, step: Painted) -> Tensor:
-        """Equations 11 and 12 between the painted frames and the sound of the same frames."""
-        options = self.loss["contrastive"]
-        speech = step.speech if options["encoder"] == "generator" else step.expert_audio
-        audio, video = speech[: len(step.padding_mask)], step.video_embeddings
-        if options["form"] == "distance":
-            audio, video = (self.expert.aligned(x, step.padding_mask) for x in (audio, video))
-        audio, video = audio[step.places], video[step.places]
-        negatives = losses.negatives_of(
-            *step.places, options["scope"], options["min_gap"], options["count"], share=options["share"]
-        )
-        matrix, loss = self._forms[options["form"]]
-        table = matrix(audio.float(), video.float())
-        return loss(table if options["anchor"] == "audio" else table.T, negatives)
+        """Equations 11 and 12 between the painted lips and the sound."""
+        return self._contrastive(step)
 
     def synchronisation(self, step: Painted) -> Tensor:
         """Wav2Lip's expert loss on the windows that are not silent."""
@@ -240,17 +263,6 @@ class Objective:
         with torch.autocast(step.generated.device.type, enabled=False):
             faces = step.generated[step.batch["spoken"]]
             return losses.synchronisation(*self.sync_expert.embed(faces, step.batch["sound"]))
-
-
-def _audio_negatives(audio: Tensor, video: Tensor) -> Tensor:
-    with torch.autocast(audio.device.type, enabled=False):
-        return losses.audio_negatives(audio, video)
-
-
-def _cosines(audio: Tensor, video: Tensor) -> Tensor:
-    # Outside autocast: half precision rounds a cosine by more than the temperature forgives.
-    with torch.autocast(audio.device.type, enabled=False):
-        return nn.functional.normalize(audio, dim=-1) @ nn.functional.normalize(video, dim=-1).T
 
 
 TERMS: dict[str, Callable[[Objective, Painted], Tensor]] = {

@@ -9,8 +9,9 @@ Legend: B clips, T video frames at 25 Hz, N painted frames, D embedding.
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +23,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from synctalklip import checkpoint, losses
+from synctalklip.avsyncnet.config import LAST
+from synctalklip.checkpoint import StateFolder
 from synctalklip.device import Precision, choose_device, choose_precision, record_precision
 from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.balance import BATCHES, Balance, gradient_norms
 from synctalklip.generator.discriminator import readonly
 from synctalklip.generator.feature_cache import FeatureCache
 from synctalklip.generator.loaders import StageTwoData
@@ -39,7 +43,6 @@ from synctalklip.generator.optim import (
     settings_of,
 )
 from synctalklip.generator.schedule import EncoderSwitch
-from synctalklip.generator.state import StateFolder
 from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.generator.unet import generator_input, to_unit
 from synctalklip.generator.validation import COLUMNS, Samples, validate
@@ -73,6 +76,7 @@ class Trainer:
         self.discriminator, self.wrapped_discriminator = networks.discriminator, networks.wrapped_discriminator
         self.g_optimizer, self.d_optimizer = networks.g_optimizer, networks.d_optimizer
         self.objective = Objective(config["loss"], self.expert, self.discriminator, self.sync_expert)
+        self.balance = Balance(config["loss"], self.objective, self.output)
         megabytes = self.options["feature_cache_mb"]
         self.feature_cache = FeatureCache(self.expert, megabytes) if megabytes else None
         self.monitor = CollapseMonitor(**self.options["monitor"], form=config["loss"]["adversarial"]["form"])
@@ -106,19 +110,23 @@ class Trainer:
         faces = generator_input(batch["target"], batch["identity"])
         if self.options["channels_last"]:
             faces = faces.contiguous(memory_format=torch.channels_last)
-        generated, speech = (train_step or self.train_step)(
+        generated, sound = (train_step or self.train_step)(
             faces, batch["audio"], batch["padding_mask"], batch["clip"], batch["frame"], self._known_speech(batch)
         )
         target, clips = to_unit(batch["target"]), self.options["expert_clips"]
-        return Painted(generated.float(), target, speech, batch, self.expert, clips, self.feature_cache)
+        neighbours = self.config["loss"]["lip"]["neighbours"]
+        return Painted(generated.float(), target, sound, batch, self.expert, clips, self.feature_cache, neighbours)
 
-    def _known_speech(self, batch: Batch) -> Tensor | None:
-        """Embeddings of the generator's own encoder while it does not learn, (B,T,D)."""
-        encoder = self.generator.audio_encoder
-        if self.feature_cache is None or not (encoder.held or encoder.learns_nothing):
+    def _known_speech(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Embeddings and the metric's view of the generator's own encoder while it does not learn, (B,T,D) each."""
+        encoder, cache, view = self.generator.audio_encoder, self.feature_cache, self.expert.metric_view
+        if cache is None or not (encoder.held or encoder.learns_nothing):
             return None
         with self.accelerator.autocast():
-            return self.feature_cache.own_sound(encoder, batch)
+            speech = cache.own_sound(encoder, batch)
+            if view == LAST:
+                return speech, speech
+            return speech, cache.own_sound(partial(encoder.w2v_model.view, view=view), batch, view)
 
     def generator_step(self, batch: Batch) -> tuple[Painted, dict[str, Tensor]]:
         """Update the generator (equation 13); the discriminator gets no gradient."""
@@ -127,6 +135,7 @@ class Trainer:
             encoder.hold(not encoder.held)
             if self.feature_cache is not None:
                 self.feature_cache.forget_own_sound()
+        self._measure_weights()
         painted = self.paint(batch)
         weights = self.objective.weights_at(self.step)
         with readonly(self.discriminator), self.accelerator.autocast():
@@ -136,6 +145,22 @@ class Trainer:
         if self.average is not None:
             update_average(self.average, self.generator, copy=self.step < self.options["ema"]["start"])
         return painted, {**terms, "total": total, "g_grad_norm": norm}
+
+    def _measure_weights(self) -> None:
+        """Before a term with a share begins to count: its weight, on the batches of this step and of those after it."""
+        due = self.balance.due(self.step)
+        if not due:
+            return
+        training, norms = self.train_step.training, []
+        self.train_step.eval()
+        with torch.random.fork_rng(), readonly(self.discriminator), self.accelerator.autocast():
+            for batch in islice(self.data.loader("train", skip=self.step), BATCHES):
+                with torch.no_grad():
+                    painted = self.paint(self._to_device(batch))
+                painted = replace(painted, generated=painted.generated.detach().requires_grad_())
+                norms.append(gradient_norms(self.objective, painted, due))
+        self.train_step.train(training)
+        self.balance.measure(self.step, norms, partial(self.accelerator.reduce, reduction="mean"))
 
     def discriminator_step(self, painted: Painted) -> dict[str, Tensor]:
         """Update the discriminator (equation 9) on real faces and on fakes that are cut from their graph."""
@@ -247,7 +272,7 @@ class Trainer:
 
         With a `run_log`, sample pictures and videos are written too.
         """
-        train_step = self.train_step if self.average is None else TrainStep(self._shown)
+        train_step = self.train_step if self.average is None else TrainStep(self._shown, self.expert.metric_view)
         self.train_step.eval()
         self.wrapped_discriminator.eval()
         batches = (self._to_device(batch) for batch in self.data.loader("valid"))
@@ -302,6 +327,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         parts = {"encoder": self.switch.state(), "monitor": self.monitor.state(), "meters": self.meters.state()}
+        parts["balance"] = self.balance.state()
         state = {"step": self.step, "precision": self.precision.name, "run": self._identity(), **parts}
         syncnet = (self.sync_expert.sha256, asdict(self.sync_expert.info)) if self.sync_expert else (None, None)
         path = self.output / "checkpoints" / "generator.pt"
@@ -358,4 +384,5 @@ class Trainer:
             update_average(self.average, self.generator, copy=True)
         self.switch.restore(state["encoder"])
         self.meters.restore(state["meters"])
+        self.balance.restore(state.get("balance", {}))
         self.step = state["step"]

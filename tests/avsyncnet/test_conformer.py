@@ -214,7 +214,7 @@ def test_front_end_of_a_pretraining(prepared, pretrained, tmp_path):
         ("loss.lambda_av=1", "lambda_av belongs to AV-SyncNet"),
         ("fairseq.criterion.freeze_updates=5", "freeze_updates belongs to AV-SyncNet"),
         ("+encoder.conv_pos=8", "encoder.conv_pos: is no field of ConformerConfig"),
-        ("+fairseq.model.align=conv", "align"),
+        ("+fairseq.model.distance_head=conv", "distance_head"),
     ],
 )
 def test_settings_of_another_model_are_refused(prepared, tmp_path, override, message):

@@ -23,7 +23,7 @@ from synctalklip.data.dataset import ClipDataset
 from synctalklip.data.manifest import read_manifest
 from synctalklip.data.text import EOS, PAD, Tokenizer
 from synctalklip.errors import SyncTalklipError
-from synctalklip.losses import lip_reading
+from synctalklip.losses import frame_contrast, lip_reading
 from synctalklip.metrics.avs import alignment_counts
 
 pytestmark = pytest.mark.trains
@@ -53,6 +53,9 @@ WEIGHTS = {
     "lambda_ctc": 0.0,
     "label_smoothing": 0.1,
     "reduction": "sentence_mean",
+    "av_form": "distance",
+    "av_min_gap": 1,
+    "av_margin": 1.0,
     "detach": "none",
     "av_updates": [0, 0],
     "freeze_updates": 0,
@@ -90,7 +93,8 @@ def test_eq6_is_the_weighted_sum_of_eqs_4_and_5(data):
     out = net(**batch["net_input"])
     mask = batch["net_input"]["padding_mask"]
     lip = lip_reading(out.lip_logits, batch["target"], 0.1, "sentence_mean", PAD)
-    unit = [functional.normalize(side, dim=-1) for side in (out.audio, out.video)]
+    sides = net.encode(batch["net_input"]["audio"], None, mask), net.encode(None, batch["net_input"]["video"], mask)
+    unit = [functional.normalize(side, dim=-1) for side in sides]
     distance = (unit[0] - unit[1]).abs().sum(-1)[~mask].mean()
     assert size == 3
     assert loss.item() == pytest.approx(3 * (lip + 0.5 * distance).item(), rel=1e-5)
@@ -114,14 +118,33 @@ def test_padding_changes_nothing(data, prepared):
     assert together[2]["av_loss"] / 3 == pytest.approx(by_frames, rel=1e-4)
 
 
+@pytest.mark.parametrize("form", ["cross_entropy", "margin"])
+@pytest.mark.parametrize("view", ["front_end", "1", "last"])
+def test_eq5_with_negatives_is_the_contrast_of_the_view(data, form, view):
+    tokenizer, batch = data
+    settings = {"distance_view": view, "distance_head": "conv", "distance_shared": False, "distance_kernels": [5, 3]}
+    net = model(**settings).eval()
+    audio, video, mask = (batch["net_input"][name] for name in ("audio", "video", "padding_mask"))
+    _, _, log = criterion(tokenizer, av_form=form, av_min_gap=2, av_margin=3.0)(net, batch)
+    table = net.distance.table(net.heard(audio, mask), net.seen(video, mask))
+    expected = frame_contrast(table, mask, form, 2, 3.0)
+    assert log["av_loss"] / 3 == pytest.approx(expected.item(), rel=1e-4)
+    net.train()
+    criterion(tokenizer, av_form=form)(net, batch)[0].backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in net.distance.parameters())
+
+
 @pytest.mark.parametrize(
-    ("detach", "moved"), [("none", {"audio", "video"}), ("audio", {"video"}), ("video", {"audio"})]
+    ("detach", "moved"),
+    [("none", {"audio", "video"}), ("audio", {"video"}), ("video", {"audio"}), ("both", set())],
 )
 def test_detached_side_is_not_moved_by_the_distance(data, detach, moved):
     tokenizer, batch = data
-    net = model().train()
-    loss, _, _ = criterion(tokenizer, lambda_lip=0.0, detach=detach)(net, batch)
+    learned = {"distance_head": "linear", "distance_learn_tau": True}
+    net = model(**learned).train()
+    loss, _, _ = criterion(tokenizer, lambda_lip=0.0, detach=detach, av_form="cross_entropy")(net, batch)
     loss.backward()
+    assert net.distance.log_tau.grad.abs() > 0
     encoder = net.encoder.w2v_model
     ends = {"audio": encoder.feature_extractor_audio.proj.weight, "video": encoder.feature_extractor_video.proj.weight}
     assert {side for side, weight in ends.items() if weight.grad is not None and weight.grad.abs().sum() > 0} == moved
@@ -165,6 +188,8 @@ def test_distance_is_phased_in(data):
     assert log["av_weighted"] == pytest.approx(0.25 * log["av_loss"])
     with pytest.raises(SyncTalklipError, match="av_updates"):
         criterion(tokenizer, av_updates=[5, 2])
+    with pytest.raises(SyncTalklipError, match=r"distance.loss.form is 'triplet'"):
+        criterion(tokenizer, av_form="triplet")
 
 
 def test_helpers_of_the_tiny_size(data):

@@ -39,11 +39,21 @@ def tokenizer_bytes(tmp_path_factory):
     return path.with_suffix(".model").read_bytes()
 
 
+LOCAL = {
+    "distance_view": "front_end",
+    "distance_head": "conv",
+    "distance_width": 0.5,
+    "distance_shared": False,
+    "distance_kernels": [5, 3],
+    "distance_learn_tau": True,
+}
+
+
 @pytest.fixture
 def fine_tuned(tmp_path, tokenizer_bytes):
     """A checkpoint of the layout that the trainer writes, and the model in it."""
     torch.manual_seed(0)
-    config = AVSyncNetConfig(**SIZES, **DECODER, vocab_size=16, num_classes=[12], align="conv", distance_tau=0.5)
+    config = AVSyncNetConfig(**SIZES, **DECODER, vocab_size=16, num_classes=[12], distance_tau=0.5, **LOCAL)
     model = AVSyncNet(config).eval()
     state = {
         "args": None,
@@ -71,8 +81,9 @@ def test_expert_equals_the_trained_model(fine_tuned):
     assert torch.equal(heard, model.encode(audio))
     tokens = torch.tensor([[2, 5, 6]])
     assert torch.equal(expert.lip_logits(tokens, seen), model.decode(tokens, seen))
-    found = expert.distance(expert.aligned(heard), expert.aligned(seen))
-    assert torch.equal(found, model.av_distance(heard, seen))
+    found = expert.distance.table(expert.heard(audio), expert.seen(video))
+    assert torch.equal(found, model.distance.table(model.heard(audio), model.seen(video)))
+    assert torch.equal(expert.seen(video), expert.seen_features(expert.video_features(video)))
     assert expert.tokenizer.decode(expert.tokenizer.encode("bin red")) == "bin red"
     assert expert.roi_mode == "landmark"
     AVHubert(expert.encoder_config).load_state_dict(expert.encoder.state_dict())

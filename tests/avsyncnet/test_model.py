@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from synctalklip.avsyncnet.frontend import scale_gradient
+from synctalklip.avsyncnet.frontend import REACH, scale_gradient
 from synctalklip.avsyncnet.model import AVHubert, AVHubertConfig, AVSyncNet, AVSyncNetConfig
 
 ENCODERS = sorted(
@@ -185,17 +185,48 @@ def test_input_without_either_modality_or_of_two_lengths_is_refused():
 
 
 @torch.no_grad()
-def test_distance_sees_aligned_embeddings_and_no_padding():
+def test_views_are_places_of_the_encoder():
     torch.manual_seed(0)
-    model = AVSyncNet(AVSyncNetConfig(**SMALL, **DECODER, align="conv", align_kernel=5, align_layers=2)).eval()
-    audio, video = torch.randn(1, 8, 32), torch.randn(1, 8, 32)
-    padded = F.pad(audio, (0, 0, 0, 4), value=9.0), F.pad(video, (0, 0, 0, 4), value=-9.0)
-    padding = torch.arange(12)[None] >= 8
-    found = model.av_distance(*padded, padding)[:, :8]
-    torch.testing.assert_close(found, model.av_distance(audio, video, torch.zeros(1, 8, dtype=torch.bool)))
-    assert model.av_distance(audio, audio).abs().max() == 0
+    model = AVHubert(AVHubertConfig(**SMALL)).eval()
+    audio, video = clips()
+    padding = torch.zeros(audio.shape[0], audio.shape[2], dtype=torch.bool)
+    padding[0, -2:] = True
+    features = model.feature_extractor_video.resnet(video)
+    for view in ("front_end", "1", "last"):
+        for sides in ((audio, None), (None, video)):
+            last, seen = model.views(*sides, padding, view)
+            assert torch.equal(last, model.encode(*sides, padding))
+            assert torch.equal(seen, model.view(*sides, padding, view))
+        assert torch.equal(seen, model.view_of_features(features, padding, view))
+    assert torch.equal(model.view(audio), model.encode(audio))
+    assert torch.equal(model.view(audio, view="1"), model.encode(audio, layer=1))
+    assert torch.equal(model.view(video=video, view="front_end"), model.feature_extractor_video(video))
+    with pytest.raises(ValueError, match="give one of them"):
+        model.view(audio, video)
+
+
+@torch.no_grad()
+def test_the_transformer_tells_a_frame_of_its_neighbours_and_the_front_end_does_not():
+    """What the view before the transformer is for: a changed frame moves no frame beyond the kernels."""
+    torch.manual_seed(0)
+    video = clips()[1]
+    changed = video.clone()
+    frames = video.shape[2]
+    changed[:, :, 0] = 0
+    local = {"distance_head": "conv", "distance_shared": False, "distance_kernels": [3, 3]}
+    for view, beyond in (("front_end", False), ("last", True)):
+        model = AVSyncNet(AVSyncNetConfig(**SMALL, **DECODER, distance_view=view, **local)).eval()
+        moved = (model.seen(video) != model.seen(changed)).any(-1).any(0)
+        assert moved[0]
+        assert bool(moved[REACH + 2 : frames].any()) == beyond
+
+
+def test_the_plain_distance_has_no_state_and_an_unknown_view_is_refused():
     plain = AVSyncNet(AVSyncNetConfig(**SMALL, **DECODER))
-    assert not [name for name in plain.state_dict() if name.startswith(("align", "distance"))]
+    assert not [name for name in plain.state_dict() if name.startswith("distance")]
+    for view in ("middle", "0", "3"):
+        with pytest.raises(ValueError, match=f"distance.view is '{view}'"):
+            AVSyncNet(AVSyncNetConfig(**SMALL, **DECODER, distance_view=view))
 
 
 @pytest.mark.parametrize("path", ENCODERS, ids=lambda path: path.stem)
@@ -210,20 +241,3 @@ def test_encoder_configs_build(path):
 def test_unknown_choices_are_refused_by_name():
     with pytest.raises(ValueError, match="modality_fuse is 'sum'"):
         AVHubert(AVHubertConfig(**SMALL, modality_fuse="sum"))
-    with pytest.raises(ValueError, match="align is 'pool'"):
-        AVSyncNet(AVSyncNetConfig(**SMALL, **DECODER, align="pool"))
-
-
-def test_alignment_cannot_answer_the_distance_with_a_constant():
-    generator = torch.Generator().manual_seed(3)
-    audio, video = torch.randn(2, 4, 30, 32, generator=generator).unbind(0)
-    model = AVSyncNet(AVSyncNetConfig(**SMALL, **DECODER, align="conv", align_kernel=3))
-    optimizer = torch.optim.Adam(model.align.parameters(), 0.05)
-    for _ in range(200):
-        optimizer.zero_grad()
-        model.av_distance(audio, video).mean().backward()
-        optimizer.step()
-    with torch.no_grad():
-        unpaired = model.av_distance(audio, video.roll(7, 1)).mean()
-    # Unit vectors of 32 values that know nothing of each other are 2 sqrt(32 / pi) = 6.4 apart.
-    assert unpaired > 5

@@ -80,12 +80,12 @@ def test_pretraining_weights_start_a_fine_tuning(prepared, pretrained, tmp_path)
 
 
 def test_fine_tuned_weights_start_another_run(prepared, fine_tuned, tmp_path):
-    options = ["fairseq.optimization.max_update=2", "fairseq.optimization.lr=[0]", "fairseq.model.align=conv"]
+    options = ["fairseq.optimization.max_update=2", "fairseq.optimization.lr=[0]", "distance=conv"]
     folder = train(configure(prepared, tmp_path / "b", f"init_from={fine_tuned}", *options))
     source, own = weights(fine_tuned), weights(folder / "checkpoint_last.pt")
     parameters = [name for name in source if name.endswith("weight") and name in own and "ctc" not in name]
     assert all(torch.equal(source[name], own[name]) for name in parameters)
-    assert any(name.startswith("align.") for name in own)
+    assert any(name.startswith("distance.video_projection.") for name in own)
 
 
 def test_another_size_or_vocabulary_is_explained(prepared, fine_tuned, tmp_path):

@@ -296,17 +296,17 @@ def narrow_stage2():
 
 @pytest.mark.trains
 def test_a_step_of_stage_2_is_the_trainers_and_timed_in_all_its_phases(tmp_path, accelerator_state):
-    from synctalklip.benchmark import stage2_steps
+    from synctalklip.benchmark import stage2
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = parts.sized(narrow_stage2(), CPU)
-        stage2_steps.write_expert(cfg, tmp_path / "expert.pt")
-        stage2_steps.write_clips(tmp_path / "clips", cfg.stage2.clips, cfg.stage2.clip_frames, 0)
-        form = stage2_steps.Form(cfg, tmp_path, list(cfg.stage2.plain), CPU)
+        stage2.write_expert(cfg, tmp_path / "expert.pt")
+        stage2.write_clips(tmp_path / "clips", cfg.stage2.clips, cfg.stage2.clip_frames, 0)
+        form = stage2.Form(cfg, tmp_path, list(cfg.stage2.plain), CPU)
         form.step()
-        straight = stage2_steps.Form(cfg, tmp_path, list(cfg.stage2.plain), CPU)
+        straight = stage2.Form(cfg, tmp_path, list(cfg.stage2.plain), CPU)
     spent = form.median_phases(1)
-    assert tuple(spent) == stage2_steps.PHASES
+    assert tuple(spent) == stage2.PHASES
     assert all(value > 0 for value in spent.values())
     # Timing changes nothing: the networks are those of the trainer's own step.
     painted, _ = straight.trainer.generator_step(straight.batch)

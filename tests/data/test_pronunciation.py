@@ -3,7 +3,7 @@
 import pytest
 
 from synctalklip.data.pronunciation import BILABIALS, PronunciationError, bilabial_times, read_pronunciations
-from synctalklip.data.synthetic import VOCABULARY
+from synctalklip.data.synthetic.corpus import VOCABULARY
 
 
 def test_the_shipped_dictionary_has_the_words_of_grid():

@@ -11,27 +11,23 @@ import numpy as np
 import pytest
 
 from synctalklip.data.media import probe, read_audio, read_video
-from synctalklip.data.synthetic import (
-    ARTICULATORS,
+from synctalklip.data.synthetic.articulation import _CONSONANTS, _VOWELS, ARTICULATORS, articulate
+from synctalklip.data.synthetic.corpus import (
     GRAMMAR,
     VOCABULARY,
     ClipPlan,
     CorpusError,
     CorpusSettings,
-    SpeechError,
-    articulate,
-    draw_identity,
     grid_sentences,
-    identities,
     make_clip,
     make_corpus,
-    mouth_shape,
     plan_corpus,
-    render,
     sentence_id,
-    speak,
 )
-from synctalklip.data.synthetic.articulation import _CONSONANTS, _VOWELS
+from synctalklip.data.synthetic.identity import draw_identity, identities
+from synctalklip.data.synthetic.mouth import mouth_shape
+from synctalklip.data.synthetic.render import render
+from synctalklip.data.synthetic.speech import SpeechError, speak
 
 SETTINGS = CorpusSettings(
     clips={"train": 4, "val": 1, "test": 1},

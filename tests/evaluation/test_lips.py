@@ -12,7 +12,9 @@ from synctalklip.data.geometry import crop_face, geometry
 from synctalklip.data.landmarks import crop_landmarks, enlarged, face_box
 from synctalklip.data.manifest import Clip
 from synctalklip.data.media import write_video
-from synctalklip.data.synthetic import ARTICULATORS, draw_identity, render
+from synctalklip.data.synthetic.articulation import ARTICULATORS
+from synctalklip.data.synthetic.identity import draw_identity
+from synctalklip.data.synthetic.render import render
 from synctalklip.data.tracking import track_face
 from synctalklip.evaluation import lips as lips_module
 from synctalklip.evaluation.lips import LipJudge, describe_lips

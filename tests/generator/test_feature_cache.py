@@ -27,7 +27,7 @@ def test_the_expert_sees_the_same_and_sends_the_same_gradients(configure, clips)
             painted.generated = painted.generated.detach().requires_grad_()
             seen = painted.video_embeddings[~painted.padding_mask]
             (gradient,) = torch.autograd.grad(seen.square().sum(), painted.generated)
-        found.append((seen.detach(), gradient, painted.expert_audio[~painted.padding_mask]))
+        found.append((seen.detach(), gradient, painted.expert_heard[~painted.padding_mask]))
     for kept, computed in zip(*found):
         torch.testing.assert_close(kept, computed, atol=1e-5, rtol=1e-4)
     assert found[0][1].abs().sum() > 0
@@ -41,7 +41,7 @@ def test_a_frozen_encoder_speaks_the_same_and_hears_silence(configure):
         batches = list(zip(range(4), trainer.data.loader("train")))
         assert any(any(batch["altered"]) for _, batch in batches)
         found.append(
-            [trainer.paint(batch).speech.masked_fill(batch["padding_mask"][..., None], 0) for _, batch in batches]
+            [trainer.paint(batch).sound.masked_fill(batch["padding_mask"][..., None], 0) for _, batch in batches]
         )
     for kept, computed in zip(*found):
         torch.testing.assert_close(kept, computed, atol=1e-5, rtol=1e-4)

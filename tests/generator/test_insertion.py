@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from synctalklip import losses
-from synctalklip.benchmark.naive_stage2 import naive_insert, naive_sampled_contrastive
+from synctalklip.benchmark.naive import naive_insert, naive_sampled_contrastive
 from synctalklip.data.features import normalize_roi
 from synctalklip.data.geometry import ROI_MODES, Geometry, centre_rois, crop_face, crop_roi
+from synctalklip.distance import AVDistance
 from synctalklip.generator.objective import insert_faces
 
 FRAME = 160
@@ -153,7 +154,7 @@ def test_contrastive_forms_equal_their_loops():
     clips, frames = torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 9, 0, 1, 5])
     for scope in ("clip", "batch"):
         negatives = losses.negatives_of(clips, frames, scope, min_gap=2)
-        table = losses.AVDistance(5).matrix(audio, video)
+        table = AVDistance(5).matrix(audio, video)
         expected = naive_contrastive(audio, video, negatives)
         torch.testing.assert_close(losses.cross_modal_contrastive(table, negatives), expected)
         similar = losses.audio_negatives(audio, video)
@@ -166,7 +167,7 @@ def test_sampled_negatives_give_what_the_public_loop_gives_with_its_gradients():
     pair = [torch.randn(9, 6, requires_grad=True) for _ in range(2)]
     expected, drawn = naive_sampled_contrastive(*pair, count=4)
     negatives = torch.zeros(9, 9, dtype=torch.bool).scatter_(1, drawn, True)
-    found = losses.cross_modal_contrastive(losses.AVDistance(6).matrix(*pair).T, negatives)
+    found = losses.cross_modal_contrastive(AVDistance(6).matrix(*pair).T, negatives)
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(torch.autograd.grad(found, pair), torch.autograd.grad(expected, pair)):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)

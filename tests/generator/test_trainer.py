@@ -19,7 +19,6 @@ from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import load_generator
 from synctalklip.generator.objective import insert_faces, weights_of
 from synctalklip.generator.optim import learning_rate_factor
-from synctalklip.generator.state import StateFolder
 from synctalklip.generator.trainer import Trainer
 from synctalklip.generator.unet import generator_input, to_unit
 
@@ -303,32 +302,3 @@ def test_checkpoints_that_do_not_fit_are_refused(configure, expert, tmp_path):
     checkpoint.save(tmp_path / "part.pt", state)
     with pytest.raises(CheckpointError, match="description of the model"):
         load_generator(tmp_path / "part.pt")
-
-
-class TestStateFolder:
-    def test_a_kill_at_any_moment_leaves_a_state(self, tmp_path):
-        folder = StateFolder(tmp_path / "last")
-        assert folder.read() is None
-        folder.write(lambda path: (path / "a").write_text("1"), {"step": 1})
-
-        def killed(path):
-            (path / "a").write_text("2")
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            folder.write(killed, {"step": 2})
-        assert folder.read() == {"step": 1}
-        assert (tmp_path / "last" / "a").read_text() == "1"
-        # Between the two renames there is no folder of that name.
-        (tmp_path / "last").rename(tmp_path / "last.old")
-        assert folder.read() == {"step": 1}
-        folder.write(lambda path: (path / "a").write_text("3"), {"step": 3})
-        assert folder.read() == {"step": 3}
-        assert [path.name for path in tmp_path.iterdir()] == ["last"]
-
-    def test_a_damaged_state_is_named(self, tmp_path):
-        folder = StateFolder(tmp_path / "last")
-        folder.write(lambda path: None, {"step": 1})
-        (tmp_path / "last" / "state.json").write_text("{")
-        with pytest.raises(CheckpointError, match=r"state\.json: is missing or damaged"):
-            folder.read()

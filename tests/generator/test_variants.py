@@ -1,5 +1,6 @@
 """Every variant is a config that goes with every size, takes a step, and says so when its expert does not fit."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 from stage2_factory import assert_equal_states, first_batch, write_expert
 
 from synctalklip import checkpoint, losses
+from synctalklip.cli import refuse_renamed
 from synctalklip.data.windows import collate
 from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.evaluation.judges import was_expert
@@ -19,6 +21,7 @@ from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
 pytestmark = pytest.mark.trains
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONV = {"distance_view": "front_end", "distance_head": "conv", "distance_width": 0.5, "distance_shared": False}
 VARIANTS = sorted(path.stem for path in (CONFIGS / "variant").glob("*.yaml"))
 CLEAR = ["expert.path=e.pt", "syncnet.path=s.pt", "run.name=x", "run.dir=x"]
 
@@ -30,7 +33,7 @@ def composed(*overrides: str) -> dict:
 
 def test_the_paper_and_the_baselines_are_all_there():
     paper = {"synctalklip", "conv", "freeze", "no_contrastive", "infonce", "no_lip", "avhubert_expert"}
-    assert set(VARIANTS) == paper | {"talklip", "wav2lip"}
+    assert set(VARIANTS) == paper | {"talklip", "wav2lip"} | {"nearest", "cross_entropy"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -83,8 +86,8 @@ def test_a_variant_takes_a_step(configure, prepared, syncnet, tmp_path, variant)
     overrides = [f"variant={variant}"]
     if variant == "wav2lip":
         overrides.append(f"syncnet.path={syncnet}")
-    if variant == "conv":
-        overrides.append(f"expert.path={write_expert(tmp_path / 'conv.pt', prepared, 'landmark', 'conv')}")
+    if variant in ("conv", "cross_entropy"):
+        overrides.append(f"expert.path={write_expert(tmp_path / 'conv.pt', prepared, 'landmark', **CONV)}")
     trainer = Trainer(configure(*overrides))
     painted, scalars = trainer.generator_step(first_batch(trainer))
     scalars |= trainer.discriminator_step(painted)
@@ -95,11 +98,10 @@ def test_a_variant_takes_a_step(configure, prepared, syncnet, tmp_path, variant)
 
 
 def test_an_expert_of_another_kind_is_refused(configure, prepared, tmp_path):
-    with pytest.raises(SyncTalklipError, match="trained with align 'identity', this variant is about 'conv'"):
+    with pytest.raises(SyncTalklipError, match="its distance is 'identity', this variant is about 'conv'"):
         Trainer(configure("variant=conv"))
-    other = write_expert(tmp_path / "conv.pt", prepared, "landmark", "conv")
-    with pytest.raises(SyncTalklipError, match="trained with align 'conv'"):
-        Trainer(configure(f"expert.path={other}"))
+    with pytest.raises(SyncTalklipError, match=r"expert.align is called expert.distance"):
+        refuse_renamed(OmegaConf.create({"expert": {"align": "conv"}}))
 
 
 class TestSyncExpert:
@@ -176,8 +178,8 @@ def test_silent_windows_are_painted_but_not_read(configure):
     assert (drawn.flatten(1).abs().sum(1) > 0).all()
     # A batch without a word has these terms at zero, not at NaN.
     painted.clips = 1
-    for name in ("shown", "places", "video", "video_embeddings", "padding_mask"):
-        painted.__dict__.pop(name, None)
+    for name in set(vars(painted)) - {field.name for field in fields(painted)}:
+        del painted.__dict__[name]
     empty = trainer.objective.terms(painted, ["lip", "cav"])
     assert [value.item() for value in empty.values()] == [0, 0]
     sum(empty.values()).backward()

@@ -170,11 +170,19 @@ def test_golden_weights_give_the_public_outputs_both_ways(tmp_path):
         assert {key: list(value.shape) for key, value in exported.items()} == public
 
 
+LOCAL = {
+    "distance_view": "front_end",
+    "distance_head": "conv",
+    "distance_shared": False,
+    "distance_kernels": [5, 3],
+}
+
+
 def test_ours_becomes_a_file_that_fairseq_reads(tmp_path, model_bytes):
     from fairseq.checkpoint_utils import load_checkpoint_to_cpu
     from fairseq.data import Dictionary
 
-    model = seq2seq(resnet_width=64, num_classes=[], align="conv", distance_head="positive", resnet_relu_type="relu")
+    model = seq2seq(resnet_width=64, num_classes=[], resnet_relu_type="relu", **LOCAL)
     config = vars(model.config)
     state = {
         "cfg": {"model": config | {"_name": "avsyncnet"}},
@@ -183,7 +191,7 @@ def test_ours_becomes_a_file_that_fairseq_reads(tmp_path, model_bytes):
     }
     checkpoint.save(tmp_path / "ours.pt", state)
     lines = "\n".join(convert(tmp_path / "ours.pt", tmp_path / "sub" / "public.pt", "fairseq"))
-    own = [name for name in state["model"] if name.startswith(("distance.", "align.", "ctc_proj."))]
+    own = [name for name in state["model"] if name.startswith(("distance.", "ctc_proj."))]
     assert len(own) >= 3
     assert all(name in lines for name in own)
 
@@ -205,7 +213,7 @@ def test_ours_becomes_a_file_that_fairseq_reads(tmp_path, model_bytes):
 
 
 def test_our_own_checkpoint_becomes_a_folder_too(tmp_path, model_bytes):
-    model = seq2seq(num_classes=[], align="conv", resnet_blocks=[1, 1, 1, 1])
+    model = seq2seq(num_classes=[], resnet_blocks=[1, 1, 1, 1], **LOCAL)
     state = {
         "cfg": {"model": vars(model.config) | {"_name": "avsyncnet", "ctc": False, "init_from": None}},
         "model": model.state_dict(),
@@ -217,9 +225,8 @@ def test_our_own_checkpoint_becomes_a_folder_too(tmp_path, model_bytes):
     assert_same(expert, model)
     audio, video = clip()
     with torch.no_grad():
-        pair = expert.encode(audio), expert.encode(video=video)
-        found = expert.distance(*(expert.aligned(side) for side in pair))
-        assert torch.equal(found, model.av_distance(*pair))
+        found = expert.distance.table(expert.heard(audio), expert.seen(video))
+        assert torch.equal(found, model.distance.table(model.heard(audio), model.seen(video)))
     with pytest.raises(CheckpointError, match="trained on 'center88'"):
         convert(tmp_path / "ours.pt", tmp_path / "other", "ours", roi_mode="landmark")
     with pytest.raises(CheckpointError, match="resnet_width is 4, not 64"):

@@ -1,7 +1,11 @@
-"""The embedded corpus on disk, in the LRS2 layout: `main/<speaker>/<id>.mp4` and `.txt`, `{train,val,test}.txt`."""
+"""The embedded corpus: sentences of the GRID grammar, written in the LRS2 layout.
+
+`main/<speaker>/<id>.mp4` and `.txt`, `{train,val,test}.txt`.
+"""
 
 import json
 import os
+import string
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,12 +15,58 @@ from pathlib import Path
 import numpy as np
 
 from synctalklip.data.synthetic.articulation import articulate
-from synctalklip.data.synthetic.grammar import COMBINATIONS, grid_sentences, sentence_id
 from synctalklip.data.synthetic.identity import draw_identity
 from synctalklip.data.synthetic.render import FPS, render
 from synctalklip.data.synthetic.speech import SAMPLE_RATE, Segment, speak
 from synctalklip.data.workers import WorkerDied, run_in_workers
 from synctalklip.errors import SyncTalklipError
+
+GRAMMAR: dict[str, tuple[str, ...]] = {
+    "command": ("bin", "lay", "place", "set"),
+    "colour": ("blue", "green", "red", "white"),
+    "preposition": ("at", "by", "in", "with"),
+    "letter": tuple(letter for letter in string.ascii_lowercase if letter != "w"),
+    "digit": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    "adverb": ("again", "now", "please", "soon"),
+}
+VOCABULARY = tuple(sorted({word for words in GRAMMAR.values() for word in words}))
+COMBINATIONS = int(np.prod([len(words) for words in GRAMMAR.values()]))
+
+
+def _balanced(rng: np.random.Generator, words: tuple[str, ...]) -> Iterator[str]:
+    """Endless draws in which each word comes once before any comes again."""
+    while True:
+        yield from (words[index] for index in rng.permutation(len(words)))
+
+
+def grid_sentences(rng: np.random.Generator, n: int) -> list[str]:
+    """Draw different sentences in which the words of a slot are equally frequent.
+
+    Any run of 25 sentences from the start holds every word of the grammar, up to the few sentences that were drawn
+    twice and replaced.
+
+    Args:
+        rng: source of randomness.
+        n: number of sentences, at most half of the 64,000 that exist.
+
+    Raises:
+        ValueError: `n` is out of range.
+    """
+    if not 0 <= n <= COMBINATIONS // 2:
+        raise ValueError(f"cannot draw {n} sentences; the grammar serves 0 to {COMBINATIONS // 2}")
+    slots = [_balanced(rng, words) for words in GRAMMAR.values()]
+    seen: dict[str, None] = {}
+    while len(seen) < n:
+        seen[" ".join(next(slot) for slot in slots)] = None
+    return list(seen)
+
+
+def sentence_id(sentence: str) -> str:
+    """GRID's name of a sentence: the first letters, the digit as a figure (`bin blue at f two now` -> `bbaf2n`)."""
+    words = sentence.split()
+    digit = GRAMMAR["digit"].index(words[4])
+    return "".join(word[0] for word in words[:4]) + (str(digit) if digit else "z") + words[5][0]
+
 
 SPLITS = ("train", "val", "test")
 # Even speakers are drawn as men, odd ones as women. Each voice comes with the middle of its pitch range.
