@@ -44,11 +44,23 @@ class Movement:
     spread: float
 
 
+def lip_opening(landmarks: np.ndarray) -> np.ndarray:
+    """Mean distance of the inner-lip points 61-67, 62-66 and 63-65 (iBUG order, counted from 0).
+
+    Args:
+        landmarks: (T,68,2), any unit.
+
+    Returns:
+        (T,) float64 in that unit; 0 where the lips touch.
+    """
+    points = np.asarray(landmarks, np.float64)
+    return np.linalg.norm(points[:, 61:64] - points[:, 67:64:-1], axis=2).mean(axis=1)
+
+
 def aperture(landmarks: np.ndarray) -> np.ndarray:
     """Opening between the lips as a share of the distance of the outer eye corners.
 
-    The opening is the mean distance of the inner-lip points 61-67, 62-66 and 63-65. The eyes are the unit because no
-    generator paints them, and their median over the clip because they do not move.
+    The eyes are the unit because no generator paints them, and their median over the clip because they do not move.
 
     Args:
         landmarks: (T,68,2), any unit.
@@ -60,11 +72,10 @@ def aperture(landmarks: np.ndarray) -> np.ndarray:
         MetricError: eyes that fall on one point.
     """
     points = np.asarray(landmarks, np.float64)
-    heights = np.linalg.norm(points[:, 61:64] - points[:, 67:64:-1], axis=2).mean(axis=1)
     unit = np.median(np.linalg.norm(points[:, EYES[0]] - points[:, EYES[1]], axis=1))
     if not unit > 0:
         raise MetricError("the landmarks of the eyes fall on one point; use another detector")
-    return heights / unit
+    return lip_opening(points) / unit
 
 
 def compare_apertures(ours: np.ndarray, theirs: np.ndarray, max_lag: int) -> Movement | None:

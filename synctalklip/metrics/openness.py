@@ -11,13 +11,13 @@ import numpy as np
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.data.geometry import FaceError
 from synctalklip.data.tracking import track_face
+from synctalklip.metrics.aperture import lip_opening
 
 
 def mouth_aspect_ratio(landmarks: np.ndarray) -> np.ndarray:
     """Height of the opening between the lips over its width.
 
-    Height is the mean distance of the three pairs of inner-lip points 61-67, 62-66 and 63-65, width that of the
-    inner corners 60-64 (iBUG order, counted from 0).
+    Height is `aperture.lip_opening`, width the distance of the inner corners 60-64 (iBUG order, counted from 0).
 
     Args:
         landmarks: (T,68,2), any unit.
@@ -26,8 +26,7 @@ def mouth_aspect_ratio(landmarks: np.ndarray) -> np.ndarray:
         (T,) float64; 0 where the lips touch.
     """
     points = np.asarray(landmarks, np.float64)
-    heights = np.linalg.norm(points[:, 61:64] - points[:, 67:64:-1], axis=2)
-    return heights.mean(axis=1) / np.linalg.norm(points[:, 60] - points[:, 64], axis=1)
+    return lip_opening(points) / np.linalg.norm(points[:, 60] - points[:, 64], axis=1)
 
 
 def score_openness(faces: np.ndarray, detector: FaceDetector, scale: int, threshold: float) -> dict[str, int]:

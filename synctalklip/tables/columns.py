@@ -30,7 +30,7 @@ class Metric:
         settings: evaluation settings in which it means what its heading says.
         note: how it is measured, for the footnote.
         standard: among the columns of a layout that names none.
-        ends_at_truth: the recordings are the end of the scale: what is better has learned the judge, or overshoots.
+        ends_at_truth: the recordings are the end of the scale, and what is better is marked.
     """
 
     key: str
@@ -62,7 +62,7 @@ def _sync(judge: str) -> tuple[Metric, ...]:
     prefix, label = ("", "LSE") if judge == "syncnet" else (f"{judge}.", "LSE2")
     common: dict[str, Any] = {"judge": judge, "settings": (OWN, CROSS)}
     columns = (
-        ("lse_d", f"{label}-D", False, "mean over clips, at the best shift", 3, False, True),
+        ("lse_d", f"{label}-D", False, "mean over clips, at the best shift", 3, False, False),
         ("lse_c", f"{label}-C", True, "mean over clips, median over the shifts minus the best", 3, False, True),
         ("lse_d_zero", f"{label}-D at 0", False, "mean over clips, without a shift", 3, False, False),
         (

@@ -252,7 +252,7 @@ def _marks(blocks: Sequence[Block], metrics: Sequence[Metric]) -> list[str]:
     used = "".join(block.mark(method, metric) for block in blocks for method in block.methods for metric in metrics)
     meanings = {
         TWIN: "the judge has the structure and the training clips of the SyncNet that taught the model; never bold",
-        PAST: "better than the recordings: the model has learned the judge, or overshoots; never bold",
+        PAST: "better than the recordings: from there on the judge rewards what no real mouth does; never bold",
     }
     return [f"{mark} {meaning}." for mark, meaning in meanings.items() if mark in used]
 

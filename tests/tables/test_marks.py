@@ -33,19 +33,15 @@ def lines(table) -> dict[str, str]:
 
 
 def test_better_sync_than_the_recordings_is_marked_and_never_best(tmp_path):
-    made = runs(
-        tmp_path, {"lse_c": 0.6, "lse_d": 0.8}, past={"lse_c": 0.7, "lse_d": 0.9}, below={"lse_c": 0.5, "lse_d": 0.85},
-        low={"lse_c": 0.4, "lse_d": 0.7},
-    )  # fmt: skip
-    (table,) = build_tables(made, layout("lse_c", "lse_d"), 0, 0)
+    made = runs(tmp_path, {"lse_c": 0.6}, past={"lse_c": 0.7}, below={"lse_c": 0.5}, low={"lse_c": 0.4})
+    (table,) = build_tables(made, layout("lse_c"), 0, 0)
     found = lines(table)
-    assert "| 0.700§ | 0.900 |" in found["past"]
-    assert "| **0.500** | **0.850** |" in found["below"]
-    # For a distance the other side is the better one.
-    assert "| 0.400 | 0.700§ |" in found["low"]
+    assert "| 0.700§ |" in found["past"]
+    assert "| **0.500** |" in found["below"]
+    assert "| 0.400 |" in found["low"]
     assert "§" not in found["Ground truth"]
     assert [note for note in table.notes if note.startswith("§")] == [
-        "§ better than the recordings: the model has learned the judge, or overshoots; never bold."
+        "§ better than the recordings: from there on the judge rewards what no real mouth does; never bold."
     ]
     assert r"0.700\S{}" in latex(table)
 
