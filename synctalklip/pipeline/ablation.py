@@ -37,7 +37,7 @@ def sweep_phases(config: Mapping[str, Any]) -> dict[str, Entry]:
     # The first seed of every variant comes before the second of any.
     for variant, seed in sorted(runs, key=itemgetter(1)):
         phases[f"{variant}_{seed}"] = _training(config, variant, seed)
-        phases[f"evaluate_{variant}_{seed}"] = _evaluation(config, variant, seed, "evaluate", "corpus")
+        phases[f"evaluate_{variant}_{seed}"] = _evaluation(config, variant, seed)
     for table in config["tables"]:
         _add_table(config, table, variants, phases)
     needed = _needed_by([table for table in config["tables"] if table in phases], phases)
@@ -77,25 +77,34 @@ def _training(config: Mapping[str, Any], variant: str, seed: int) -> Entry:
     return template | {"run": run, "args": args | entry.get("args", {}), "needs": needs}
 
 
-def _evaluation(config: Mapping[str, Any], variant: str, seed: int, folder: str, corpus: str) -> Entry:
-    """The phase that evaluates a variant on one of the groups of arguments `corpus` and `zero_shot`."""
+def _evaluation(config: Mapping[str, Any], variant: str, seed: int) -> Entry:
+    """The phase that evaluates a variant on its own corpus and with its own sound."""
     template = config["phases"][EVALUATE]
     own = {
         "name": config["variants"][variant]["name"],
         "generated": f"{config['out']}/{variant}/seed{seed}/checkpoints/generator.pt",
     }
     return template | {
-        "run": f"{config['run']['name']}/{folder}/{variant}/seed{seed}",
-        "shared": [corpus if group == "corpus" else group for group in template["shared"]],
+        "run": f"{config['run']['name']}/evaluate/{variant}/seed{seed}",
         "args": template["args"] | own,
         "needs": [f"{variant}_{seed}" if need == TRAIN else need for need in template["needs"]],
+    }
+
+
+def _elsewhere(evaluation: Entry, kind: str, run: str) -> Entry:
+    """The same evaluation with another sentence's sound ("cross"), or on the corpus of `zero_shot`."""
+    if kind == "cross":
+        return evaluation | {"run": run, "args": evaluation["args"] | {"setting": "cross"}}
+    return evaluation | {
+        "run": run,
+        "shared": ["zero_shot" if group == "corpus" else group for group in evaluation["shared"]],
     }
 
 
 def _add_table(
     config: Mapping[str, Any], table: str, variants: Mapping[str, Mapping[str, Any]], phases: dict[str, Entry]
 ) -> None:
-    """Add the phase of a table that has a trained row, and the evaluations on a second corpus that it wants."""
+    """Add the phase of a table that has a trained row, and the other evaluations that it wants as further blocks."""
     wanted, run = config["tables"][table], config["run"]["name"]
     trained = [row for row in wanted["rows"] if row in variants]
     if not trained:
@@ -105,14 +114,11 @@ def _add_table(
     places = [*references, *(f"{row}/seed{seed}" for row, seed in runs)]
     names = [*references, *(f"{row}_{seed}" for row, seed in runs)]
     folders = ["evaluate"]
-    if wanted["zero_shot"] and config["shared"]["zero_shot"]:
-        folders.append("zero_shot")
-        for row in references:
-            template = phases[f"evaluate_{row}"]
-            shared = ["zero_shot" if group == "corpus" else group for group in template["shared"]]
-            phases[f"zero_shot_{row}"] = template | {"run": f"{run}/zero_shot/{row}", "shared": shared}
-        for row, seed in runs:
-            phases[f"zero_shot_{row}_{seed}"] = _evaluation(config, row, seed, "zero_shot", "zero_shot")
+    folders += ["cross"] if wanted.get("cross") else []
+    folders += ["zero_shot"] if wanted["zero_shot"] and config["shared"]["zero_shot"] else []
+    for kind in folders[1:]:
+        for name, place in zip(names, places, strict=True):
+            phases[f"{kind}_{name}"] = _elsewhere(phases[f"evaluate_{name}"], kind, f"{run}/{kind}/{place}")
     phases[table] = phases[TABLE] | {
         "run": f"{run}/{table}",
         "args": {

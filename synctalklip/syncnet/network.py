@@ -224,9 +224,9 @@ class SmallSyncNet(_WindowEmbedder):
 class StackedSyncNet(_WindowEmbedder):
     """A SyncNet that sees motion from its first layer on; trains on a CPU as the small one does.
 
-    The five grey frames of a window are the channels of a 2-D convolution, as in Wav2Lip's expert (Prajwal et al.
-    2020), each without the mean of the window beside it, so that motion is told from looks. The MFCC window is a
-    picture of coefficients and time for 2-D convolutions. Embeddings have length one.
+    The five frames of a window, in grey, are the channels of a 2-D convolution, as those of Wav2Lip's expert (Prajwal
+    et al. 2020) are in colour. The MFCC window is a picture of coefficients and time for 2-D convolutions. Embeddings
+    have length one.
 
     Args:
         embedding: E.
@@ -237,19 +237,18 @@ class StackedSyncNet(_WindowEmbedder):
 
     any_size = False
 
-    def __init__(self, embedding: int = 128, width: int = 24, ends: str = "overlap", chunk: int = 200) -> None:
+    def __init__(self, embedding: int = 128, width: int = 16, ends: str = "overlap", chunk: int = 200) -> None:
         super().__init__()
         self.ends, self.chunk = ends, chunk
         self.lips = _stack(
             [
-                nn.Conv2d(2 * SYNC_FRAMES, width, 5, stride=2, padding=2),
+                nn.Conv2d(SYNC_FRAMES, width, 5, stride=2, padding=2),
                 nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
                 nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
-                nn.Conv2d(4 * width, 4 * width, 3, padding=1),
-                nn.MaxPool2d(2),
+                nn.Conv2d(4 * width, 8 * width, 3, stride=2, padding=1),
             ]
         )
-        self.lips_head = nn.Linear(4 * width * 3 * 6, embedding)
+        self.lips_head = nn.Linear(8 * width * 3 * 6, embedding)
         self.sound_norm = nn.BatchNorm1d(CEPSTRA)
         self.sound = _stack(
             [
@@ -274,9 +273,6 @@ class StackedSyncNet(_WindowEmbedder):
         """(N,1,5,48,96) -> (N,E) of length one; 5+k frames give (N,k+1,E)."""
         count, _, length = frames.shape[:3]
         windows = frames.squeeze(1).unfold(1, SYNC_FRAMES, 1).flatten(0, 1).permute(0, 3, 1, 2)
-        mean = windows.mean(dim=1, keepdim=True)
-        seen = torch.cat([windows, windows - mean], dim=1).contiguous(memory_format=torch.channels_last)
-        embedded = F.normalize(self.lips_head(self.lips(seen).flatten(1)), dim=-1).reshape(
-            count, -1, self.lips_head.out_features
-        )
+        features = self.lips(windows.contiguous(memory_format=torch.channels_last)).flatten(1)
+        embedded = F.normalize(self.lips_head(features), dim=-1).unflatten(0, (count, -1))
         return embedded.squeeze(1) if length == SYNC_FRAMES else embedded

@@ -10,7 +10,8 @@ from typing import Any
 
 from synctalklip.errors import MetricError
 from synctalklip.metrics.statistics import Parts
-from synctalklip.tables.columns import METRICS, OWN, Metric
+from synctalklip.tables.columns import METRICS, OWN, Metric, judged_by
+from synctalklip.tables.render import PAST, TWIN
 from synctalklip.tables.runs import Run, check_comparable, check_judges, parts_of
 
 GRADES = {
@@ -64,9 +65,14 @@ class Method:
         return sorted({name for run in self.runs for name in run.missing})
 
     @property
+    def is_truth(self) -> bool:
+        """Whether it is the recordings."""
+        return self.runs[0].summary["kind"] == "ground_truth"
+
+    @property
     def may_be_best(self) -> bool:
         """Ground truth is no method, and a method must not win by leaving clips out."""
-        return self.runs[0].summary["kind"] != "ground_truth" and not self.missing
+        return not self.is_truth and not self.missing
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,18 @@ class Block:
 
     def parts(self, method: Method, metric: Metric) -> Parts:
         return parts_of(method.runs, metric, self.ids)
+
+    def mark(self, method: Method, metric: Metric) -> str:
+        """What warns of a value: `render.TWIN`, `render.PAST`, both or nothing."""
+        judges = [judged_by(metric, run.summary) or {} for run in method.runs]
+        twin = TWIN if any(judge.get("twin") for judge in judges) else ""
+        # With another sound the recordings are no end of the scale: nobody in them says it.
+        if not metric.ends_at_truth or method.is_truth or self.setting != OWN:
+            return twin
+        value = self.parts(method, metric).mean
+        ends = [self.parts(other, metric).mean for other in self.methods if other.is_truth]
+        past = any(value > end if metric.higher_is_better else value < end for end in ends)
+        return twin + (PAST if past else "")
 
 
 def group_by_name(runs: Sequence[Run]) -> tuple[Method, ...]:

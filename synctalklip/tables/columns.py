@@ -8,6 +8,8 @@ from synctalklip.errors import MetricError
 from synctalklip.tables.render import Column
 
 OWN, CROSS, SILENT = "reconstruction", "cross", "silent"
+_TOLD = ("protocol", "ends", "decoding", "beam", "reading")
+"""What a footnote tells of a judge beside its name."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Metric:
         settings: evaluation settings in which it means what its heading says.
         note: how it is measured, for the footnote.
         standard: among the columns of a layout that names none.
+        ends_at_truth: the recordings are the end of the scale: what is better has learned the judge, or overshoots.
     """
 
     key: str
@@ -42,6 +45,7 @@ class Metric:
     judge: str | None = None
     settings: tuple[str, ...] = (OWN,)
     standard: bool = True
+    ends_at_truth: bool = False
 
     def column(self, signed: bool = False) -> Column:
         """How it is printed; `signed` for differences."""
@@ -53,8 +57,29 @@ def _picture(key: str, label: str, region: str, digits: int, standard: bool = Tr
     return Metric(key, label, True, key, note, weight="frames", digits=digits, standard=standard)
 
 
-def _sync(key: str, label: str, higher: bool, note: str, **options: Any) -> Metric:
-    return Metric(key, label, higher, key, note, judge="syncnet", settings=(OWN, CROSS), **options)
+def _sync(judge: str) -> tuple[Metric, ...]:
+    """The columns of one of the SyncNets of an evaluation."""
+    prefix, label = ("", "LSE") if judge == "syncnet" else (f"{judge}.", "LSE2")
+    common: dict[str, Any] = {"judge": judge, "settings": (OWN, CROSS)}
+    columns = (
+        ("lse_d", f"{label}-D", False, "mean over clips, at the best shift", 3, False, True),
+        ("lse_c", f"{label}-C", True, "mean over clips, median over the shifts minus the best", 3, False, True),
+        ("lse_d_zero", f"{label}-D at 0", False, "mean over clips, without a shift", 3, False, False),
+        (
+            "in_sync", "offset ≤ 1" if not prefix else f"{label} offset ≤ 1", True,
+            "share of clips whose best shift is at most 1 frame", 0, True, False,
+        ),
+    )  # fmt: skip
+    return tuple(
+        Metric(f"{prefix}{key}", title, higher, f"{prefix}{key}", note, digits=digits, percent=percent,
+               ends_at_truth=ends, **common)
+        for key, title, higher, note, digits, percent, ends in columns
+    )  # fmt: skip
+
+
+def _lips(key: str, label: str, higher: bool, note: str, **options: Any) -> Metric:
+    settings = options.pop("settings", (OWN, CROSS))
+    return Metric(key, label, higher, options.pop("value", key), note, judge="lips", settings=settings, **options)
 
 
 def _expert(key: str, label: str, note: str, settings: tuple[str, ...] = (OWN,)) -> Metric:
@@ -75,13 +100,34 @@ METRICS = (
         weight="frames",
     ),
     Metric("lpips", "LPIPS", False, "lpips", "face box, mean over frames", weight="frames", digits=3),
-    _sync("lse_d", "LSE-D", False, "mean over clips, at the best shift", digits=3),
-    _sync("lse_c", "LSE-C", True, "mean over clips, median over the shifts minus the best", digits=3),
-    _sync("lse_d_zero", "LSE-D at 0", False, "mean over clips, without a shift", digits=3),
-    _sync("in_sync", "offset ≤ 1", True, "share of clips whose best shift is at most 1 frame", percent=True, digits=0),
+    *_sync("syncnet"),
+    *_sync("syncnet2"),
     _expert("avs_u", "AVS_u", "cosine of generated lips and sound", (OWN, CROSS)),
     _expert("avs_m", "AVS_m", "cosine of sound with real lips and sound with generated lips"),
     _expert("avs_v", "AVS_v", "cosine of real lips and generated lips"),
+    _lips(
+        "lip_correlation", "lip correlation", True,
+        "correlation of the opening between the lips with that in the recording of the same sound, mean over clips",
+    ),
+    _lips(
+        "lip_lag", "lip lag", False,
+        "frames, early or late, at which these openings correlate best, mean over clips", value="lip_lag_size",
+    ),
+    _lips(
+        "lip_spread", "lip spread", True,
+        "standard deviation of the opening over that in the recording, mean over clips", settings=(OWN,),
+        ends_at_truth=True,
+    ),
+    _lips(
+        "lmd", "LMD", False,
+        "distance of the landmarks of the mouth, pixels of the face crop, mean over frames and clips", settings=(OWN,),
+    ),
+    _lips(
+        "closure", "lips closed at p, b, m", True,
+        "share of these sounds at which the opening falls into the lowest 30 % of its range in the recording of the "
+        "face; a mouth that never opens has all of them",
+        value="lips_closed", weight="bilabials", kind="rate", percent=True, digits=0,
+    ),
     Metric(
         "open", "open in silence", False, "open_frames", "share of frames whose mouth is open under silence",
         weight="open_counted", kind="rate", percent=True, digits=1, settings=(SILENT,),
@@ -169,8 +215,9 @@ def describe(metric: Metric, summary: dict[str, Any]) -> str:
     judge = judged_by(metric, summary)
     if not judge:
         return metric.note
-    told = {key: judge[key] for key in ("protocol", "ends", "decoding", "beam") if judge.get(key) is not None}
+    told = {key: judge[key] for key in _TOLD if judge.get(key) is not None}
     if told.get("decoding") == "forced":
         told["decoding"] = "forced (the reader is given the true words before each word)"
     settings = "".join(f", {key} {value}" for key, value in told.items())
-    return f"{metric.note}; by {judge['name']} ({str(judge['sha256'])[:8]}){settings}"
+    file = f" ({judge['sha256'][:8]})" if judge.get("sha256") else ""
+    return f"{metric.note}; by {judge['name']}{file}{settings}"

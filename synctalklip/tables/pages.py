@@ -141,7 +141,7 @@ def _score_table(lines: Sequence[Line], entry: Mapping[str, Any]) -> Table:
 
 def _printed(line: Line | None, metric: Metric, clips: int) -> float:
     """The value with as many digits as are shown; NaN for rows that cannot be best."""
-    if line is None or line["kind"] == _GROUND_TRUTH or int(line["clips"]) < clips:
+    if line is None or line["kind"] == _GROUND_TRUTH or int(line["clips"]) < clips or line.get("mark"):
         return math.nan
     return round(float(line["value"]), metric.digits)
 
@@ -150,7 +150,8 @@ def _cell(line: Line | None, metric: Metric, bold: bool = False) -> Cell:
     """Value and deviation, without the interval."""
     if line is None:
         return Cell()
-    return Cell(_share(line["value"], metric), spread=_share(line["spread"], metric), bold=bold)
+    value, spread = _share(line["value"], metric), _share(line["spread"], metric)
+    return Cell(value, spread=spread, bold=bold, mark=line.get("mark") or "")
 
 
 def _share(text: str, metric: Metric) -> float:

@@ -117,7 +117,7 @@ def measure(
         counted = min(len(run.rows) for run in method.runs)
         head = {"table": name, "row": rows[method.name], "model": method.name}
         head |= {"kind": method.runs[0].summary["kind"], "seeds": len(method.runs), "clips": counted}
-        scores += [head | cell for cell in _cells(main, line.cells, ("value", "low", "high", "spread"))]
+        scores += [head | cell for cell in _cells(main, line.cells, ("value", "low", "high", "spread", "mark"))]
     differences = []
     for table in tests:
         lines = table.blocks[0][1]
@@ -135,8 +135,9 @@ def _cells(table: Table, cells: Sequence[Any], names: Sequence[str]) -> list[Lin
     for column, cell in zip(table.columns, cells, strict=True):
         values = {name: getattr(cell, name) for name in names}
         if values["value"] == values["value"]:
+            mark = {"mark": values.pop("mark")} if "mark" in values else {}
             shown = {name: value if name == "p" else column.scaled(value) for name, value in values.items()}
-            found.append({"column": column.key} | {n: "" if v != v else repr(v) for n, v in shown.items()})
+            found.append({"column": column.key} | {n: "" if v != v else repr(v) for n, v in shown.items()} | mark)
     return found
 
 

@@ -1,6 +1,7 @@
 """Tables as Markdown, LaTeX (booktabs) and CSV: numbers in, text out; nothing is measured here.
 
-Marks mean one thing each: bold is the best generated row of its column and block, a star a difference with p < 0.05.
+Marks mean one thing each: bold is the best generated row of its column and block, a star a difference with p < 0.05, a
+dagger a row that was printed elsewhere; `TWIN` and `PAST` say of a value that its judge may be fooled.
 """
 
 import csv
@@ -20,9 +21,13 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "↑": r"$\uparrow$",
     "↓": r"$\downarrow$", "∞": r"$\infty$", "±": r"$\pm$", "≤": r"$\leq$", "−": r"$-$", "–": "--", "†": r"$\dagger$",
+    "‡": r"$\ddagger$", "§": r"\S{}",
     "[": "{[}", "*": "{*}",  # both would be arguments of the line break before a row
 }  # fmt: skip
 
+TWIN, PAST = "‡", "§"
+"""Marks of a value whose judge has the structure and the training clips of what taught the model, and of one that is
+better than the recordings'."""
 SIGNIFICANT = 0.05
 """p values below it get a star."""
 
@@ -78,6 +83,7 @@ class Cell:
     spread: float = math.nan
     p: float = math.nan
     bold: bool = False
+    mark: str = ""
 
     @property
     def star(self) -> str:
@@ -179,7 +185,7 @@ def markdown(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell, column: Column) -> str:
-    text = column.number(cell.value) + cell.star.replace("*", r"\*")
+    text = column.number(cell.value) + cell.star.replace("*", r"\*") + cell.mark
     value = f"**{text}**" if cell.bold else text
     return " ".join(filter(None, [value, cell.deviation(column), cell.certainty(column)]))
 
@@ -217,7 +223,10 @@ def _latex_row(row: Row, columns: Sequence[Column]) -> list[str]:
     values = [latex_text(text) for text in (row.label, *row.counts)]
     below = [""] * len(values)
     for cell, column in zip(row.cells, columns, strict=True):
-        value, beside = latex_text(column.number(cell.value) + cell.star), latex_text(cell.deviation(column))
+        value, beside = (
+            latex_text(column.number(cell.value) + cell.star + cell.mark),
+            latex_text(cell.deviation(column)),
+        )
         value = rf"\textbf{{{value}}}" if cell.bold else value
         values.append(f"{value} {beside}".rstrip())
         certainty = latex_text(cell.certainty(column))

@@ -17,7 +17,7 @@ from synctalklip.metrics.statistics import Parts
 from synctalklip.tables.columns import OWN, Metric, choose
 
 _NEEDED = ("name", "kind", "corpus", "split", "setting", "clips", "protocol")
-_LABELS = ("name", "path")  # of a judge: they may differ between runs, what it did may not
+_LABELS = ("name", "path", "twin")  # of a judge: they may differ between runs, what it did may not
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,10 @@ def _check_clips(first: Run, run: Run) -> None:
 
 
 def _judges(run: Run) -> dict[str, dict[str, Any]]:
-    """Judges by name: `syncnet`, `avs` and one entry a lip reader."""
-    found = {key: run.summary.get(key) for key in ("syncnet", "avs")} | dict(run.summary.get("readers") or {})
+    """Judges by name: SyncNets, the expert, the lips' geometry and one entry a lip reader."""
+    found = {key: run.summary.get(key) for key in ("syncnet", "syncnet2", "avs", "lips")} | dict(
+        run.summary.get("readers") or {}
+    )
     return {name: judge for name, judge in found.items() if judge}
 
 

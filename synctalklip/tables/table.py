@@ -15,7 +15,7 @@ from synctalklip.errors import MetricError
 from synctalklip.metrics.statistics import Parts, bootstrap, holm, paired_difference, permutation_test
 from synctalklip.tables.blocks import Block, Method, PublishedRow, make_blocks
 from synctalklip.tables.columns import Metric, choose, describe, judged_by
-from synctalklip.tables.render import SIGNIFICANT, Cell, Column, Row, Table, markdown
+from synctalklip.tables.render import PAST, SIGNIFICANT, TWIN, Cell, Column, Row, Table, markdown
 from synctalklip.tables.runs import Run, reader_names
 
 _SHOWN = 5  # ids of missing clips that are spelled out
@@ -110,9 +110,13 @@ def _clips(method: Method) -> int:
 def _cells(block: Block, metric: Metric, samples: int, seed: int) -> list[Cell]:
     """The column of a block: measured rows, then published ones."""
     cells = [score(block.parts(method, metric), samples, seed) for method in block.methods]
-    candidates = [cell.value if method.may_be_best else math.nan for method, cell in zip(block.methods, cells)]
+    marks = [block.mark(method, metric) for method in block.methods]
+    candidates = [
+        cell.value if method.may_be_best and not mark else math.nan
+        for method, cell, mark in zip(block.methods, cells, marks)
+    ]
     best = best_of(candidates, metric.higher_is_better)
-    cells = [replace(cell, bold=row in best) for row, cell in enumerate(cells)]
+    cells = [replace(cell, bold=row in best, mark=marks[row]) for row, cell in enumerate(cells)]
     return [*cells, *(Cell(row.value(metric)) for row in block.published)]
 
 
@@ -239,7 +243,18 @@ def footnotes(
 def what_was_measured(blocks: Sequence[Block], metrics: Sequence[Metric]) -> list[str]:
     """Clips and protocol of each block, measure and judge of each column, and the clips that a method lacks."""
     notes = [_counts(block) for block in blocks if block.methods]
-    return [*notes, *_columns(blocks, metrics), *(note for block in blocks for note in _missing(block))]
+    missing = (note for block in blocks for note in _missing(block))
+    return [*notes, *_columns(blocks, metrics), *missing, *_marks(blocks, metrics)]
+
+
+def _marks(blocks: Sequence[Block], metrics: Sequence[Metric]) -> list[str]:
+    """What the marks of some values mean, where there are such."""
+    used = "".join(block.mark(method, metric) for block in blocks for method in block.methods for metric in metrics)
+    meanings = {
+        TWIN: "the judge has the structure and the training clips of the SyncNet that taught the model; never bold",
+        PAST: "better than the recordings: the model has learned the judge, or overshoots; never bold",
+    }
+    return [f"{mark} {meaning}." for mark, meaning in meanings.items() if mark in used]
 
 
 def _counts(block: Block) -> str:

@@ -41,8 +41,9 @@ def moves(seed: int) -> np.ndarray:
     made = np.zeros((FRAMES, len(ARTICULATORS)))
     for name, share in (("jaw", 1.0), ("upper", 0.5), ("lower", 0.6)):
         made[:, ARTICULATORS.index(name)] = share * opening
-    made[29:34, ARTICULATORS.index("jaw")] = 1
-    for frame in SHUT:
+    if seed == 1:
+        made[29:34, ARTICULATORS.index("jaw")] = 1
+    for frame in SHUT if seed == 1 else (4, 31):
         made[frame - 1 : frame + 1, ARTICULATORS.index("close")] = 1
         made[frame - 1 : frame + 1, ARTICULATORS.index("jaw")] = 0.05
     return made

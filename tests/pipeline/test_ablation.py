@@ -74,10 +74,37 @@ def test_a_part_of_the_sweep_trains_its_experts_alone():
     )
     trained = [name for name, phase in phases.items() if phase.script == "train_generator"]
     assert trained == ["synctalklip_1", "no_lip_1", "synctalklip_2", "no_lip_2"]
-    rows = composed(phases["table_3"]).runs
-    assert [row.rsplit("evaluate/", 1)[1] for row in rows] == [
+    assert places(phases["table_3"], "evaluate") == [
         "ground_truth", "still_mouth", "synctalklip/seed1", "synctalklip/seed2", "no_lip/seed1", "no_lip/seed2",
     ]  # fmt: skip
+
+
+def places(table, kind: str) -> list[str]:
+    """Rows of a table in the block of one kind of evaluation."""
+    return [folder.partition(f"/{kind}/")[2] for folder in composed(table).runs if f"/{kind}/" in folder]
+
+
+def test_every_row_says_another_sentence_too():
+    phases = planned("seeds=1", "sweep=[synctalklip,no_lip]")
+    rows = ["ground_truth", "still_mouth", "synctalklip_1", "no_lip_1"]
+    assert [name for name in phases if name.startswith("cross_")] == [f"cross_{row}" for row in rows]
+    for row in rows:
+        own, cross = composed(phases[f"evaluate_{row}"]), composed(phases[f"cross_{row}"])
+        assert (own.setting, cross.setting) == ("reconstruction", "cross")
+        assert (own.generated, own.name, own.data.name) == (cross.generated, cross.name, cross.data.name)
+        assert phases[f"cross_{row}"].needs == phases[f"evaluate_{row}"].needs
+        assert f"cross_{row}" in phases["table_3"].needs
+    assert places(phases["table_3"], "cross") == places(phases["table_3"], "evaluate")
+
+
+def test_the_second_judge_has_another_structure_and_other_clips_than_the_supervisors():
+    phases = planned()
+    first, second, expert = (composed(phases[name]) for name in ("syncnet", "syncnet2", "syncnet_expert"))
+    assert first.syncnet.structure == expert.syncnet.structure != second.syncnet.structure
+    assert first.clips.train_split == expert.clips.train_split != second.clips.train_split
+    evaluated = composed(phases["evaluate_wav2lip_1"])
+    assert evaluated.syncnet2.path == f"outputs/{second.run.name}/syncnet.pt" != evaluated.syncnet.path
+    assert "syncnet2" in phases["evaluate_wav2lip_1"].needs
 
 
 def test_rows_of_a_table_are_those_of_its_layout():
@@ -102,7 +129,7 @@ def test_a_second_corpus_is_evaluated_for_the_variants_alone():
     assert composed(second["zero_shot_conv_1"]).generated == composed(phases["evaluate_conv_1"]).generated
     assert second["zero_shot_conv_1"].needs[0] == "conv_1"
     folders = composed(phases["table_4"]).runs
-    assert len(folders) == 8
+    assert len(folders) == 12
     assert {phase.folder for phase in second.values()} < set(folders)
     assert not any("zero_shot" in phase.command for name, phase in phases.items() if name in ("table_1", "table_3"))
 
@@ -122,9 +149,14 @@ def test_a_variant_may_have_seeds_of_its_own():
     phases = planned("sweep=[synctalklip,no_lip]", "seeds=1", "+variants.synctalklip.seeds=3")
     trained = [name for name in phases if name.startswith(("synctalklip_", "no_lip_"))]
     assert trained == ["synctalklip_1", "no_lip_1", "synctalklip_2", "synctalklip_3"]
-    runs = [folder.partition("evaluate/")[2] for folder in composed(phases["table_3"]).runs]
-    assert runs[2:] == ["synctalklip/seed1", "synctalklip/seed2", "synctalklip/seed3", "no_lip/seed1"]
-    assert phases["table_3"].needs[2:] == tuple(f"evaluate_{name}" for name in (*trained[:1], *trained[2:], trained[1]))
+    assert places(phases["table_3"], "evaluate")[2:] == [
+        "synctalklip/seed1",
+        "synctalklip/seed2",
+        "synctalklip/seed3",
+        "no_lip/seed1",
+    ]
+    own = [need for need in phases["table_3"].needs if need.startswith("evaluate_")]
+    assert own[2:] == [f"evaluate_{name}" for name in (*trained[:1], *trained[2:], trained[1])]
 
 
 def test_tables_are_joined_in_order(tmp_path):
