@@ -1,7 +1,8 @@
 """How long the phases of a pipeline will take on this machine."""
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from synctalklip.cli import CONFIGS
 from synctalklip.device import choose_device, choose_precision, describe_device
@@ -36,8 +36,15 @@ def probe_seconds(device: torch.device) -> float:
             loss = net(images).square().mean()
         loss.backward()
 
-    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
-    return min(timer.timeit(1).mean for _ in range(PROBES))
+    return min(_seconds_of(step, device) for _ in range(PROBES))
+
+
+def _seconds_of(step: Callable[[], None], device: torch.device) -> float:
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
 def seconds_left(

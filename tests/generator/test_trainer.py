@@ -141,12 +141,12 @@ def test_what_is_frozen_neither_moves_nor_drops_out(configure, trainable):
     trainer = Trainer(configure(f"audio_encoder.trainable={trainable}", "audio_encoder.layers=1"))
     encoder = trainer.generator.audio_encoder
     before = {name: value.clone() for name, value in encoder.w2v_model.state_dict().items()}
-    judge = {name: value.clone() for name, value in trainer.expert.state_dict().items()}
+    expert = {name: value.clone() for name, value in trainer.expert.state_dict().items()}
     trainer.train_step.train()
     for _ in range(2):
         trainer.generator_step(first_batch(trainer))
     moved = {name for name, value in encoder.w2v_model.state_dict().items() if not torch.equal(value, before[name])}
-    assert_equal_states(trainer.expert.state_dict(), judge)
+    assert_equal_states(trainer.expert.state_dict(), expert)
     assert not any(module.training for module in trainer.expert.modules())
     assert not any(name.startswith("feature_extractor_video") for name in moved)
     if trainable == "none":

@@ -238,7 +238,7 @@ class TestMonitor:
         assert [len(sentences) for sentences in said] == [0, 0, 1, 0, 0, 0]
         assert words in said[2][0]
 
-    def test_a_game_that_is_played_is_no_alarm(self):
+    def test_a_training_that_learns_gives_no_alarm(self):
         monitor = watch(1)
         assert not monitor.look(GOOD)
         assert monitor.healthy
