@@ -19,6 +19,7 @@ from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.model import AVSyncNet
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.text import TextError, Tokenizer
+from synctalklip.losses import AVDistance
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -31,7 +32,7 @@ _UNUSED = ("label_embs_concat", "final_proj.weight", "final_proj.bias", "embed_p
 # Public AV-HuBERT models were trained on landmark-aligned mouth crops.
 PUBLIC_ROI_MODE = "landmark"
 # The multiplier of pre-training would stay in a loaded model and shrink every gradient tenfold, unseen.
-_AS_GIVEN = {"feature_grad_mult": 1.0}
+_AS_GIVEN: dict[str, Any] = {"feature_grad_mult": 1.0}
 
 
 class Expert(nn.Module):
@@ -60,7 +61,7 @@ class Expert(nn.Module):
         return AVHubertConfig.from_mapping(asdict(self.model.config))
 
     @property
-    def distance(self) -> nn.Module:
+    def distance(self) -> AVDistance:
         """The `losses.AVDistance` of stage 1."""
         return self.model.distance
 

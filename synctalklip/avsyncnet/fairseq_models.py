@@ -146,7 +146,7 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
                 name: value for name, value in state["model"].items() if name in own or not name.startswith(spare)
             }
             # A head or an align module that is new starts fresh; a missing encoder or decoder is an error.
-            fresh = _OPTIONAL
+            fresh: tuple[str, ...] = _OPTIONAL
         else:
             weights = {ENCODER_PREFIX + name: value for name, value in load_encoder(path).state_dict().items()}
             fresh = ("decoder.", *_OPTIONAL)
@@ -190,7 +190,6 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
             seen = self.encode(None, video, padding_mask)
             heard = self.encode(audio, None, padding_mask) if hear else None
         project = getattr(self, "ctc_proj", None)
-        speak = heard is not None and decode_audio
         distances = None
         if heard is not None:
             sides = (
@@ -202,9 +201,9 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
             lip_logits=self.decode(prev_tokens, seen, padding_mask),
             video=seen,
             audio=heard,
-            audio_logits=self.decode(prev_tokens, heard, padding_mask) if speak else None,
+            audio_logits=self.decode(prev_tokens, heard, padding_mask) if heard is not None and decode_audio else None,
             ctc_logits=None if project is None else project(seen),
-            audio_ctc_logits=project(heard) if speak and project is not None else None,
+            audio_ctc_logits=project(heard) if decode_audio and heard is not None and project is not None else None,
             distances=distances,
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synctalklip.avsyncnet.decode import Generation, build_search
+from synctalklip.avsyncnet.decode import Generation, build_search, require_tokenizer
 from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.checkpoint import file_hash, write_atomically
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
@@ -30,7 +30,7 @@ EDITS = ("substitutions", "deletions", "insertions")
 
 @torch.inference_mode()
 def measure(expert: Expert, clips: Sequence[Clip], generation: Generation, batch_frames: int) -> list[dict[str, Any]]:
-    """Counts of every clip: edits of the words read from the video alone, and `measures.alignment_counts`.
+    """Counts of every clip: edits of the words read from the video alone, and `alignment_counts`.
 
     Args:
         expert: a fine-tuned AV-SyncNet.
@@ -43,7 +43,7 @@ def measure(expert: Expert, clips: Sequence[Clip], generation: Generation, batch
     """
     dataset = ClipDataset(clips, limits=ANY_LENGTH)
     search = build_search(expert, generation)
-    device = next(expert.model.parameters()).device
+    device, tokenizer = next(expert.model.parameters()).device, require_tokenizer(expert)
     rows: dict[str, dict[str, Any]] = {}
     for batch, sample in clip_batches(dataset, dataset.order(1, 0), batch_frames, "read"):
         net_input = move(sample["net_input"], device)
@@ -53,7 +53,7 @@ def measure(expert: Expert, clips: Sequence[Clip], generation: Generation, batch
         seen = expert.aligned(expert.encode(None, net_input["video"], mask), mask)
         for index, tokens, audio, video in zip(batch, read, heard, seen):
             clip = dataset.clips[index]
-            words = word_counts(clip.text, expert.tokenizer.decode(tokens))
+            words = word_counts(clip.text, tokenizer.decode(tokens))
             distances = expert.distance.matrix(audio[: clip.frames], video[: clip.frames])
             rows[clip.id] = {"id": clip.id, "errors": words.errors, "words": words.length}
             rows[clip.id] |= {"substitutions": words.substitutions, "deletions": words.deletions}
@@ -62,7 +62,11 @@ def measure(expert: Expert, clips: Sequence[Clip], generation: Generation, batch
 
 
 def compare(
-    models: Mapping[str, str], clips: Sequence[Clip], generation: Generation, batch_frames: int, device: str
+    models: Mapping[str, str],
+    clips: Sequence[Clip],
+    generation: Generation,
+    batch_frames: int,
+    device: str | torch.device,
 ) -> dict[str, dict[str, Any]]:
     """Measure each of `models` (row name -> checkpoint) on the same clips; rows keep file and hash.
 
@@ -93,7 +97,7 @@ def tables(
     """
     counts = {name: _arrays(result["clips"]) for name, result in results.items()}
     parts = {
-        name: [Parts.of(found[metric.value], found[metric.weight]) for metric in TABLE_2]
+        name: [Parts.of(found[metric.value], found[str(metric.weight)]) for metric in TABLE_2]
         for name, found in counts.items()
     }
     cells = [[score(one, samples, seed) for one in scored] for scored in parts.values()]

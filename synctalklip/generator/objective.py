@@ -176,7 +176,7 @@ class Objective:
         if options["form"] == "audio_infonce" and options["anchor"] != "audio":
             raise SyncTalklipError("loss.contrastive: the form audio_infonce needs anchor: audio")
         infonce = partial(losses.infonce, temperature=options["temperature"])
-        self._forms = {
+        self._forms: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
             "distance": (expert.distance.matrix, losses.cross_modal_contrastive),
             "infonce": (_cosines, infonce),
             "audio_infonce": (_audio_negatives, infonce),
@@ -239,6 +239,7 @@ class Objective:
         # Outside autocast, as SyncNet was trained; it is small beside the generator.
         with torch.autocast(step.generated.device.type, enabled=False):
             faces = step.generated[step.batch["spoken"]]
+            assert self.sync_expert is not None
             return losses.synchronisation(*self.sync_expert.embed(faces, step.batch["sound"]))
 
 
