@@ -4,6 +4,7 @@ Legend: B clips, T video frames at 25 Hz, N = B * T images, D embedding, W width
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +144,9 @@ class ResEncoder(nn.Module):
 
     def forward(self, video: Tensor, chosen: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Features of all frames, or (R, 8 W) of the `chosen` ones: clip and frame of each, (R,) int64."""
+        # Attributes of layers, which torch types as tensors or modules.
+        conv: Any
+        norm: Any
         conv, norm, relu = self.frontend3D
         batch, _, frames = video.shape[:3]
         kind = video.device.type

@@ -115,7 +115,7 @@ def measure(
     scores = []
     for method, line in zip(block.methods, main.blocks[0][1], strict=True):
         counted = min(len(run.rows) for run in method.runs)
-        head = {"table": name, "row": rows[method.name], "model": method.name}
+        head: dict[str, Any] = {"table": name, "row": rows[method.name], "model": method.name}
         head |= {"kind": method.runs[0].summary["kind"], "seeds": len(method.runs), "clips": counted}
         scores += [head | cell for cell in _cells(main, line.cells, ("value", "low", "high", "spread", "mark"))]
     differences = []
