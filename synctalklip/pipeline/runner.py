@@ -193,9 +193,26 @@ class _Runner:
 
     def _total(self, lines: Sequence[Line], at_once: int) -> Line:
         """How far all of them together are; without time left where that of a phase is not known."""
-        left = {name: self.expected.get(name) for name in self.commands if name not in {*self.done, *self.failed}}
+        slower = self._slower(lines)
+        waiting = [name for name in self.commands if name not in {*self.done, *self.failed}]
+        left = {name: slower * self.expected[name] if name in self.expected else None for name in waiting}
         left |= {phase.name: line.left for phase, line in zip(self.running, lines)}
         running = [phase.name for phase in self.running]
         known = {name: seconds for name, seconds in left.items() if seconds is not None}
         to_go = seconds_to_go(known, self.needs, at_once, running) if len(known) == len(left) else None
         return Line("all phases", time.time() - self.started, None, Progress(left=to_go))
+
+    def _slower(self, lines: Sequence[Line]) -> float:
+        """How many times as long as expected phases take, by those that ended and those that say how far they are."""
+        took = [
+            (phase.seconds, self.expected[name])
+            for name, phase in self.done.items()
+            if name in self.expected and phase.started >= self.started
+        ]
+        took += [
+            (line.elapsed + line.progress.left, line.expected)
+            for line in lines
+            if line.expected and line.progress.left is not None
+        ]
+        expected = sum(wanted for _, wanted in took)
+        return sum(seconds for seconds, _ in took) / expected if expected else 1.0
