@@ -150,6 +150,8 @@ class _Runner:
                 self._start(at_once)
                 time.sleep(POLL_SECONDS)
                 self._collect(keep_going)
+                for phase in self.running:
+                    phase.reader.follow()
                 if self.running and self.display.due():
                     lines = [phase.line(self.expected.get(phase.name)) for phase in self.running]
                     self.display.show(lines, self._total(lines, at_once))
