@@ -3,7 +3,7 @@
 `scores.csv` has the values of every model, `differences.csv` the paired tests, `comparisons.csv` the targets and the
 claims, `iterations.csv` the iterations of eq. 3, `settings_<kind>.csv` the composed configurations, one column a model,
 and `record.json` what is no number of a model: commands, machines, seconds, footnotes. Values stand in the unit in
-which they are printed.
+which they are printed. Differences of one `family`, `tests` in number, were corrected together (Holm).
 """
 
 import csv
