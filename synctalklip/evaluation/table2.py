@@ -70,7 +70,7 @@ def measure(
         heard, seen = expert.heard(net_input["audio"], mask), expert.seen(net_input["video"], mask)
         for index, tokens, audio, video in zip(batch, read, heard, seen):
             clip = dataset.clips[index]
-            words = word_counts(clip.text, expert.tokenizer.decode(tokens))
+            words = word_counts(clip.text, tokenizer.decode(tokens))
             distances = expert.distance.table(audio[: clip.frames], video[: clip.frames])
             rows[clip.id] = {"id": clip.id, "errors": words.errors, "words": words.length}
             rows[clip.id] |= {"substitutions": words.substitutions, "deletions": words.deletions}
