@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     elif cfg.swap.prepared:
         jobs = swap_jobs(**cfg.swap, options=options)
     else:
-        jobs = [Job(*map(Path, single), options)]
+        jobs = [Job(Path(cfg.video), Path(cfg.audio), Path(cfg.output), options)]
 
     import torch
 

@@ -35,7 +35,7 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).split("\n")[0]
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then rename it, so that no half-written file is ever seen.
 
     Raises:
@@ -53,6 +53,11 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text as `write_atomically` does."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _assert_plain(value: Any, where: str) -> None:
@@ -218,8 +223,9 @@ def origins(path: str | Path) -> set[str]:
     path = Path(path)
     found = {file_hash(path)}
     if path.is_dir():
-        found.add((json.loads((path / CONFIG).read_text()).get("source") or {}).get("sha256"))
-    return found - {None}
+        source = (json.loads((path / CONFIG).read_text()).get("source") or {}).get("sha256")
+        found |= {source} if source else set()
+    return found
 
 
 STATE_FILE = "state.json"

@@ -36,6 +36,8 @@ def masked_prediction(
     """
     loss = functional.cross_entropy(masked.float(), masked_targets, reduction="sum")
     if alpha:
+        assert unmasked is not None
+        assert unmasked_targets is not None
         loss = loss + alpha * functional.cross_entropy(unmasked.float(), unmasked_targets, reduction="sum")
     return loss
 
@@ -56,7 +58,8 @@ def lip_reading(
     loss = (1 - smoothing - share) * nll - share * log_probs.sum(-1)
     counted = targets.ne(pad)
     total = loss.masked_fill(~counted, 0).sum()
-    divisors = {"sum": 1, "token_mean": counted.sum().clamp(min=1), "sentence_mean": len(targets)}
+    tokens = counted.sum().clamp(min=1)
+    divisors: dict[str, int | Tensor] = {"sum": 1, "token_mean": tokens, "sentence_mean": len(targets)}
     if reduction not in divisors:
         raise SyncTalklipError(f"reduction {reduction!r} is none of {', '.join(divisors)}")
     return total / divisors[reduction]
@@ -301,4 +304,4 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     if set(terms) != set(weights):
         unpaired = sorted(set(terms) ^ set(weights))
         raise SyncTalklipError(f"loss terms and weights do not match: {', '.join(unpaired)}")
-    return sum(weights[name] * value for name, value in terms.items())
+    return torch.as_tensor(sum(weights[name] * value for name, value in terms.items()))

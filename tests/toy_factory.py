@@ -35,7 +35,7 @@ def write_clip(root: Path, name: str, split: str, seed: int, text: str = "bin bl
     """One prepared clip; its ROI is the grey face crop, so the matrices are the identity."""
     faces, wave = toy_clip(seed)
     grey = np.stack([cv2.cvtColor(face, cv2.COLOR_BGR2GRAY) for face in faces])
-    clip = Clip(name, split, len(faces), len(wave), text, "toy", f"{name}.mp4", "landmark", root)
+    clip = Clip(name, split, len(faces), len(wave), text, "toy", f"{name}.mp4", "landmark", root=root)
     for file in clip.files():
         file.parent.mkdir(parents=True, exist_ok=True)
     write_video(clip.faces, faces, crf=8, pixel_format="yuv444p")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from synctalklip.avsyncnet.config import assert_choice
 from synctalklip.avsyncnet.expert import (
@@ -57,16 +57,20 @@ DECODINGS = ("free", "forced")
 class Reader(Protocol):
     """A frozen lip reader: an `Expert`, or a `ConformerExpert`."""
 
-    model: nn.Module  # with `encode` and `decode`
     tokenizer: Tokenizer | None
     roi_mode: str
+
+    @property
+    def model(self) -> Any:
+        """With `encode` and `decode`."""
+        ...
 
 
 @dataclass
 class ConformerExpert:
     """A frozen `ConformerReader` with what its checkpoint says of text and pictures."""
 
-    model: nn.Module
+    model: Any
     tokenizer: Tokenizer | None
     roi_mode: str
 
@@ -88,17 +92,27 @@ def load_reader(path: str | Path, device: str | torch.device = "cpu") -> Reader:
     return ConformerExpert(model, tokenizer_of(task, path), roi_mode_of(task, path))
 
 
-def build_search(expert: Reader, generation: Generation) -> Search:
-    """A function from a `net_input` to the token ids of each clip.
+def require_tokenizer(expert: Reader) -> Tokenizer:
+    """The tokenizer of a lip reader.
 
     Raises:
-        SyncTalklipError: no beam, or an expert that came without a tokenizer.
+        SyncTalklipError: it came without one.
     """
     if expert.tokenizer is None:
         raise SyncTalklipError(
             "the checkpoint has no tokenizer, so its symbols are no text: convert it again with tokenizer=<its "
             "sentencepiece model>"
         )
+    return expert.tokenizer
+
+
+def build_search(expert: Reader, generation: Generation) -> Search:
+    """A function from a `net_input` to the token ids of each clip.
+
+    Raises:
+        SyncTalklipError: no beam, or an expert that came without a tokenizer.
+    """
+    require_tokenizer(expert)
     if generation.beam < 1:
         raise SyncTalklipError(f"generation.beam {generation.beam}: at least 1 is needed")
     if generation.beam == 1:
@@ -120,7 +134,7 @@ def _beam_search(expert: Reader, generation: Generation) -> Search:
     from synctalklip.avsyncnet.task import AVSyncNetTask, AVSyncNetTaskConfig
 
     task = AVSyncNetTask(OmegaConf.structured(AVSyncNetTaskConfig))
-    task.load_state_dict({"tokenizer": expert.tokenizer.model, "roi_mode": expert.roi_mode, "label_sizes": []})
+    task.load_state_dict({"tokenizer": require_tokenizer(expert).model, "roi_mode": expert.roi_mode, "label_sizes": []})
     generator = task.build_generator([expert.model], generation)
 
     def search(net_input: dict[str, Any]) -> list[list[int]]:
@@ -172,10 +186,10 @@ def read_clips(
         )
     dataset = ClipDataset(clips, limits=ANY_LENGTH, modalities=modalities)
     search = build_search(expert, generation)
-    device = next(expert.model.parameters()).device
+    device, tokenizer = next(expert.model.parameters()).device, require_tokenizer(expert)
     for batch, sample in clip_batches(dataset, dataset.order(1, 0), batch_frames, "read"):
         for index, tokens in zip(batch, search(move(sample["net_input"], device))):
-            clip, hypothesis = dataset.clips[index], expert.tokenizer.decode(tokens)
+            clip, hypothesis = dataset.clips[index], tokenizer.decode(tokens)
             yield Reading(clip.id, clip.text, hypothesis, word_counts(clip.text, hypothesis))
 
 
@@ -216,6 +230,7 @@ class LipReader:
     ) -> None:
         assert_choice("decoding", decoding, DECODINGS)
         self.expert = load_reader(path, device)
+        self.tokenizer = require_tokenizer(self.expert)
         self.device, self.batch_frames, self.decoding = torch.device(device), batch_frames, decoding
         self._search = build_search(self.expert, (decoding == "free" and generation) or Generation())
 
@@ -238,7 +253,7 @@ class LipReader:
         sizes = np.array([len(roi) for roi in rois], dtype=np.int64)
         texts = [""] * len(rois)
         for batch in frame_budget_batches(sizes, np.argsort(sizes, kind="stable"), self.batch_frames):
-            items = [
+            items: list[dict[str, Any]] = [
                 {"id": index, "frames": len(rois[index]), "audio": None, "labels": []}
                 | {"video": normalize_roi(rois[index])}
                 for index in batch
@@ -249,7 +264,7 @@ class LipReader:
             else:
                 rows = self._forced(net_input, [targets[index] for index in batch])
             for index, tokens in zip(batch, rows):
-                texts[index] = self.expert.tokenizer.decode(tokens)
+                texts[index] = self.tokenizer.decode(tokens)
         return texts
 
     def _targets(self, rois: Sequence[Any], references: Sequence[str] | None) -> list[list[int]]:
@@ -259,7 +274,7 @@ class LipReader:
                 f"forced decoding needs the transcript of each of {len(rois)} clips, {given} given: give them, or "
                 "read with decoding=free"
             )
-        return [self.expert.tokenizer.encode(normalize_text(text)) for text in references]
+        return [self.tokenizer.encode(normalize_text(text)) for text in references]
 
     def _forced(self, net_input: dict[str, Any], references: list[list[int]]) -> list[list[int]]:
         model, mask = self.expert.model, net_input["padding_mask"]

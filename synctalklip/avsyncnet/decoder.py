@@ -44,9 +44,14 @@ class DecoderState:
             rows: old row of each new one; those of one clip stand together, equally many a clip.
             clips: old number of each clip that is left, None when all are.
         """
-        self.tokens = [tuple(x.index_select(0, rows) for x in pair) for pair in self.tokens]
+        self.tokens = [_selected(pair, rows) for pair in self.tokens]
         if clips is not None:
-            self.memory = [tuple(x.index_select(0, clips) for x in pair) for pair in self.memory]
+            self.memory = [_selected(pair, clips) for pair in self.memory]
+
+
+def _selected(pair: KeysValues, rows: Tensor) -> KeysValues:
+    keys, values = pair
+    return keys.index_select(0, rows), values.index_select(0, rows)
 
 
 class DecoderLayer(nn.Module):
@@ -90,7 +95,7 @@ class DecoderLayer(nn.Module):
         if past is None:
             seen = self.self_attn.attend(normed, own, causal=True)
         else:
-            own = tuple(torch.cat(pair, 2) for pair in zip(past, own))
+            own = torch.cat([past[0], own[0]], 2), torch.cat([past[1], own[1]], 2)
             tokens, before = x.shape[1], past[0].shape[2]
             # A single token looks at everything; of several, each at what precedes it.
             ahead = None if tokens == 1 else x.new_ones(tokens, before + tokens, dtype=torch.bool).tril(before)
@@ -106,6 +111,8 @@ class DecoderLayer(nn.Module):
 
 class SinusoidalPositions(nn.Module):
     """Fixed embedding of the place of a token, [sines | cosines]; the first token has place PAD + 1."""
+
+    table: Tensor
 
     def __init__(self, dim: int, count: int):
         super().__init__()
@@ -207,6 +214,7 @@ class TextDecoder(nn.Module):
         x = self.embed_tokens(prev_tokens[:, past:]) + self.embed_positions(prev_tokens)[:, past:]
         x = F.dropout(x, self.dropout, self.training)
         keep = visible(padding_mask)
+        layer: Any
         for index, layer in enumerate(self.layers):
             if state is not None and past:
                 x, state.tokens[index] = layer(x, state.memory[index], keep, state.tokens[index])

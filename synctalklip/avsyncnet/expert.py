@@ -32,7 +32,7 @@ _UNUSED = ("label_embs_concat", "final_proj.weight", "final_proj.bias", "embed_p
 # Public AV-HuBERT models were trained on landmark-aligned mouth crops.
 PUBLIC_ROI_MODE = "landmark"
 # The multiplier of pre-training would stay in a loaded model and shrink every gradient tenfold, unseen.
-_AS_GIVEN = {"feature_grad_mult": 1.0}
+_AS_GIVEN: dict[str, Any] = {"feature_grad_mult": 1.0}
 
 
 class Expert(nn.Module):

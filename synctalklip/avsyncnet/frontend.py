@@ -4,6 +4,7 @@ Legend: B clips, T video frames at 25 Hz, N = B * T images, D embedding, W width
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,7 @@ class ResNet(nn.Module):
 
     def __init__(self, width: int, blocks: Sequence[int], relu: str):
         super().__init__()
+        self.frozen = 0
         channels = width
         for stage, count in enumerate(blocks):
             out = width * 2**stage
@@ -94,10 +96,13 @@ class ResNet(nn.Module):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
                 nn.init.normal_(module.weight, 0, (2 / fan_out) ** 0.5)
 
-    def forward(self, x: Tensor, frozen: int = 0) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Features of images; the first `frozen` stages run without a gradient."""
         for number, stage in enumerate(self.children()):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and number >= frozen):
+            if number < self.frozen:
+                with torch.no_grad():
+                    x = stage(x)
+            else:
                 x = stage(x)
         return x.mean((2, 3))
 
@@ -127,7 +132,7 @@ class ResEncoder(nn.Module):
         parts = self._stages()
         if not 0 <= stages <= len(parts):
             raise SyncTalklipError(f"frozen_stages is {stages}: the front-end has {len(parts)} stages")
-        self.frozen_stages = stages
+        self.frozen_stages, self.trunk.frozen = stages, max(0, stages - 1)
         for part in parts[:stages]:
             part.requires_grad_(False).eval()
 
@@ -143,6 +148,9 @@ class ResEncoder(nn.Module):
 
     def forward(self, video: Tensor, chosen: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Features of all frames, or (R, 8 W) of the `chosen` ones: clip and frame of each, (R,) int64."""
+        # Attributes of layers, which torch types as tensors or modules.
+        conv: Any
+        norm: Any
         conv, norm, relu = self.frontend3D
         batch, _, frames = video.shape[:3]
         kind = video.device.type
@@ -162,7 +170,7 @@ class ResEncoder(nn.Module):
                 x = norm(F.conv2d(windows, conv.weight[:, 0], stride=2, padding=3))
             # The two may change places where the slope is nowhere negative, and a quarter of the values is left.
             x = relu(F.max_pool2d(x, 3, 2, 1)) if isinstance(relu, nn.ReLU) else F.max_pool2d(relu(x), 3, 2, 1)
-        x = self.trunk(x, self.frozen_stages - 1)
+        x = self.trunk(x)
         return x.view(batch, frames, -1) if chosen is None else x
 
 

@@ -31,7 +31,8 @@ class PretrainOutput(NamedTuple):
 
     def label_sets(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
         """Arguments of `losses.masked_prediction` for each label set; needs targets."""
-        none = [None] * len(self.logits_masked)
+        none: list[None] = [None] * len(self.logits_masked)
+        assert self.targets_masked is not None
         yield from zip(
             self.logits_masked, self.targets_masked, self.logits_unmasked or none, self.targets_unmasked or none
         )
@@ -201,7 +202,8 @@ class AVHubert(nn.Module):
             mask = masking.draw_masks(self.config, shape, padding_mask, generator)
         hidden = torch.zeros(shape, dtype=torch.bool, device=self.mask_emb.device)
         if mask is not False:
-            mask = FrameMasks(*(None if item is None else item.to(hidden.device) for item in mask))
+            source = None if mask.source is None else mask.source.to(hidden.device)
+            mask = FrameMasks(mask.audio.to(hidden.device), mask.video.to(hidden.device), source)
             hidden = masking.union(mask, audio is not None, video is not None)
             if self.config.masking_type == "input":
                 audio, video = self._mask_input(audio, video, mask, generator)
@@ -240,8 +242,8 @@ class AVHubert(nn.Module):
     def _join(self, parts: Sequence[Tensor | None], batch: int, frames: int) -> Tensor:
         present = next((part for part in parts if part is not None), self.mask_emb)
         zeros = present.new_zeros(batch, frames, self.config.encoder_embed_dim)
-        parts = [zeros if part is None else part for part in parts]
-        return torch.cat(parts, -1) if self.config.modality_fuse == "concat" else parts[0] + parts[1]
+        whole = [zeros if part is None else part for part in parts]
+        return torch.cat(whole, -1) if self.config.modality_fuse == "concat" else whole[0] + whole[1]
 
     def _front_end(self, module: nn.Module, x: Tensor | None, keep: Tensor | None) -> Tensor | None:
         """Features (B, T, D) of the kept clips, zeros for the others; None when no clip is left."""
@@ -250,6 +252,7 @@ class AVHubert(nn.Module):
         if keep is not None and not keep.all():
             rows = keep.nonzero()[:, 0].to(x.device)
             features = self._front_end(module, x[rows], None)
+            assert features is not None
             return features.new_zeros(len(x), *features.shape[1:]).index_copy(0, rows, features)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.feature_grad_mult > 0):
             features = module(x)

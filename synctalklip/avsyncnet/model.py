@@ -3,6 +3,8 @@
 Legend: B clips, T video frames at 25 Hz, D embedding, L tokens, V symbols.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
 
@@ -34,7 +36,7 @@ class AVSyncNet(nn.Module):
     `encoder_class` and `decoder_class` can be replaced in a subclass that adds an interface to them.
     """
 
-    encoder_class: type[nn.Module] = SpeechEncoder
+    encoder_class: type[SpeechEncoder] = SpeechEncoder
     decoder_class: type[TextDecoder] = TextDecoder
 
     def __init__(self, config: AVSyncNetConfig):
@@ -81,7 +83,7 @@ class AVSyncNet(nn.Module):
         return self.distance.project(self.metric_view(video=video, padding_mask=padding_mask), "video", padding_mask)
 
 
-def prepare_for_training(model: nn.Module, channels_last: bool, compiled: bool, backend: str = "inductor") -> None:
+def prepare_for_training(model: Any, channels_last: bool, compiled: bool, backend: str = "inductor") -> None:
     """Memory layout and compilation of an encoder, in place; no parameter changes its name or value.
 
     Args:
@@ -111,7 +113,8 @@ def prepare_for_training(model: nn.Module, channels_last: bool, compiled: bool, 
 
 
 def _flatten_gradient(parameter: Tensor) -> None:
-    parameter.grad = parameter.grad.contiguous()
+    if parameter.grad is not None:
+        parameter.grad = parameter.grad.contiguous()
 
 
 def _assert_compiler() -> None:

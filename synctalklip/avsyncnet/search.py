@@ -125,7 +125,7 @@ class _Decoder(nn.Module):
         super().__init__()
         self._decode = decode
 
-    def forward(self, tokens: Tensor, encoder_out: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor | None]]:
+    def forward(self, tokens: Tensor, encoder_out: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         logits = self._decode(tokens, encoder_out["embeddings"], encoder_out["padding_mask"], encoder_out["state"])
         # Only the last step is read, and fairseq divides it in place by the temperature.
         full = (encoder_out["limits"] < tokens.shape[1]).repeat_interleave(encoder_out["hypotheses"])
@@ -148,7 +148,7 @@ class SearchModel(nn.Module):
         self.decoder = _Decoder(model.decode)
 
     def get_normalized_probs(
-        self, net_output: tuple[Tensor, dict[str, Tensor | None]], log_probs: bool, sample: dict | None = None
+        self, net_output: tuple[Tensor, dict[str, Any]], log_probs: bool, sample: dict | None = None
     ) -> Tensor:
         logits, extra = net_output[0].float(), net_output[1]
         found = logits.log_softmax(-1) if log_probs else logits.softmax(-1)

@@ -6,7 +6,8 @@ State-dict names are those of fairseq's wav2vec 2.0 encoder.
 """
 
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,13 +50,13 @@ class Attention(nn.Module):
             causal: query i looks at rows 0 to i.
         """
         dropout = self.dropout if self.training else 0.0
-        qkv = (self._split(self.q_proj(query)), *keys_values)
-        exact = nullcontext()
+        qkv = [self._split(self.q_proj(query)), *keys_values]
+        exact: AbstractContextManager[Any] = nullcontext()
         if query.device.type == "cpu" and qkv[0].dtype == torch.bfloat16:
             # On CPUs this kernel takes three to four times as long in half precision, on clips of a few seconds.
             qkv, exact = [x.float() for x in qkv], torch.autocast("cpu", enabled=False)
         with exact:
-            x = F.scaled_dot_product_attention(*qkv, attn_mask=keep, dropout_p=dropout, is_causal=causal)
+            x = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], keep, dropout, causal)
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

@@ -43,4 +43,4 @@ def _paint(cfg: DictConfig, size: str, precision: str, device: torch.device, bud
     fused = FusedGenerator(model, precision, device)
     (timing,) = measure([lambda: fused(poses, poses, speech)], device, budget)
     spent = timing.seconds
-    return [[size, precision, f"{1000 * spent / images:.1f}", f"{images / spent:.0f}", timing.count]]
+    return [[size, precision, f"{1000 * spent / images:.1f}", f"{images / spent:.1f}", timing.count]]

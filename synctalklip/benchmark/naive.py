@@ -5,6 +5,8 @@ They follow the published recipes step by step and share no arithmetic with the 
 Legend: B clips, T frames, H heads, E values a head, R rows, D embedding, V classes, W windows.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -89,7 +91,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None 
 class WholePrefix:
     """An AV-SyncNet that decodes the sentence from its start at every step of a search."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.encode, self._decode = model.encode, model.decode
 
     def decode(self, prev_tokens: Tensor, embeddings: Tensor, padding_mask: Tensor, state: object = None) -> Tensor:
@@ -97,7 +99,7 @@ class WholePrefix:
         return self._decode(prev_tokens, embeddings, padding_mask)
 
 
-def syncnet_windows(model: torch.nn.Module, faces: Tensor, mfcc: Tensor) -> tuple[Tensor, Tensor]:
+def syncnet_windows(model: Any, faces: Tensor, mfcc: Tensor) -> tuple[Tensor, Tensor]:
     """Embeddings (W, D) of the lips and of the sound, each window of five frames by itself.
 
     Faces are (T, 96, 96, 3) uint8, MFCC (4T, 13).

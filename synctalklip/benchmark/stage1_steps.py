@@ -6,7 +6,7 @@ Legend: B clips, T frames, V symbols, L tokens.
 import functools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig
@@ -100,7 +100,7 @@ def parts(cfg: DictConfig, device: torch.device) -> list[Part]:
         step = training_step(model, loss, precision, device)
         # Products and convolutions grow with the clips, so one clip is counted in place of a whole further step.
         flops = batch * count_flops(partial(step, 1))
-        encoder = model if isinstance(model, AVHubert) else model.encoder.w2v_model
+        encoder: Any = model if isinstance(model, AVHubert) else cast(AVSyncNet, model).encoder.w2v_model
         prepare_for_training(encoder, cfg.channels_last, cfg.compile)
         # The first compilation knows one batch only; nothing of it belongs to the time of a step.
         (timing,) = measure([partial(step, batch)], device, budget, warm_up=3 if cfg.compile else 1)

@@ -150,7 +150,8 @@ class Form:
     """
 
     def __init__(self, cfg: DictConfig, folder: Path, overrides: list[str], device: torch.device):
-        self._device, self._spent = device, []
+        self._device = device
+        self._spent: list[dict[str, float]] = []
         AcceleratorState._reset_state(reset_partial_state=True)
         settings = [*cfg.generator, f"expert.path={folder / 'expert.pt'}", f"data.prepared={folder / 'clips'}"]
         settings += [f"run.dir={folder}", "run.name=benchmark", f"trainer.cpu={str(device.type == 'cpu').lower()}"]

@@ -117,7 +117,8 @@ def _read_wave(path: Path) -> np.ndarray:
     try:
         with wave.open(str(path), "rb") as stored:
             kind = stored.getnchannels(), stored.getsampwidth(), stored.getframerate()
-            sound = np.frombuffer(stored.readframes(stored.getnframes()), "<i2") if kind == PREPARED_SOUND else ()
+            frames = stored.readframes(stored.getnframes()) if kind == PREPARED_SOUND else b""
+            sound = np.frombuffer(frames, "<i2")
             if len(sound) and len(sound) == stored.getnframes():
                 return sound.astype(np.int16)
     except (OSError, EOFError, ValueError, wave.Error):

@@ -88,7 +88,7 @@ class DlibFaces:
 def _dlib_predictor() -> Path:
     # Importing the package would need pkg_resources; only its files are wanted.
     found = importlib.util.find_spec("face_recognition_models")
-    for folder in found.submodule_search_locations if found else ():
+    for folder in (found.submodule_search_locations or ()) if found else ():
         file = Path(folder) / "models" / "shape_predictor_68_face_landmarks.dat"
         if file.is_file():
             return file

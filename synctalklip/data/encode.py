@@ -9,7 +9,8 @@ import wave as wave_format
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
+from types import TracebackType
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -164,7 +165,7 @@ class VideoWriter:
         self.samples += len(wave)
         self._container.mux(self._audio.encode(sound))
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         # Runs before the file is closed and renamed; its own failure undoes both.
         self._resources.callback(self._discard if kind else self._finish)
         return bool(self._resources.__exit__(kind, error, trace))
@@ -212,7 +213,7 @@ def write_video(
     fps: float | Fraction = FPS,
     wave: np.ndarray | None = None,
     sample_rate: int = SAMPLE_RATE,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Write frames, (H,W,3) BGR or (H,W) grey uint8, and sound, (N,) int16; options as of `VideoWriter`.
 

@@ -217,8 +217,8 @@ def _filterbank_energies(wave: Wave, sample_rate: int) -> tuple[Tensor, Tensor]:
         power = squares[..., 0] + squares[..., 1]
         energies.append(filters @ power.T)
         total.append(power.sum(1) / fft_size)
-    energies, total = torch.cat(energies, 1).T.contiguous(), torch.cat(total)
-    return energies.masked_fill(energies == 0, _EPS), total.masked_fill(total == 0, _EPS)
+    joined, sums = torch.cat(energies, 1).T.contiguous(), torch.cat(total)
+    return joined.masked_fill(joined == 0, _EPS), sums.masked_fill(sums == 0, _EPS)
 
 
 @cache

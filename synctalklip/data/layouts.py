@@ -175,12 +175,14 @@ def grid(
         )
     texts = _grid_table(root / "transcripts.tsv")
     aligns = {_grid_align(root, file): file for file in sorted(root.rglob("*.align"))}
-    clips, places = [], Counter()
+    clips: list[SourceClip] = []
+    places: Counter[str] = Counter()
     for speaker, stem in sorted(videos, key="_".join):
         place = places[speaker]
         places[speaker] += 1
-        held_out = every and (speakers is None or speaker in speakers)
-        split = {0: "test", 1: "valid"}.get(place % every, "train") if held_out else "train"
+        split = "train"
+        if every and (speakers is None or speaker in speakers):
+            split = {0: "test", 1: "valid"}.get(place % every, "train")
         split = "unseen" if speaker in unseen else split
         name = speaker, stem
         transcript = aligns.get(name)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
@@ -109,7 +110,7 @@ def _check_preparation(version: object, root: Path) -> None:
         )
 
 
-def _parse_words(words: object) -> tuple[tuple[str, float, float], ...]:
+def _parse_words(words: Any) -> tuple[tuple[str, float, float], ...]:
     try:
         parsed = tuple((str(word), float(start), float(end)) for word, start, end in words)
     except (TypeError, ValueError):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -167,7 +168,8 @@ def _read(path: str | Path, fps: float | Fraction | None, threads: int, pixel_fo
         frames = decoded(container, stream, path)
         if fps is not None:
             frames = _at_rate(_timed(frames, stream), stream, as_rate(fps), path)
-        previous, pixels, converter = None, None, VideoReformatter()
+        previous, converter = None, VideoReformatter()
+        pixels: Any = None
         for frame in frames:
             # A frame that is shown twice is converted once; the reader may write into what it gets.
             pixels = pixels.copy() if frame is previous else _pixels(frame, pixel_format, converter)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -155,7 +155,7 @@ def _prepare_or_reject(
         # A corpus that was copied has other dates and the same content.
         content = _fingerprint(clip, recipe, _content)
         same = done is not None and done.reason is None and known.get("content") == content
-        outcome = done if same else prepare_clip(clip, prepared, settings, detector)
+        outcome = done if done is not None and same else prepare_clip(clip, prepared, settings, detector)
     except media.DiskError:
         raise
     except SyncTalklipError as error:
@@ -239,7 +239,7 @@ def prepare_clip(clip: SourceClip, prepared: Path, settings: Settings, detector:
     return Outcome(frames, len(wave), text, words)
 
 
-def _counted(video: Path, max_frames: int | None) -> object:
+def _counted(video: Path, max_frames: int | None) -> Iterator[np.ndarray]:
     for count, frame in enumerate(media.read_frames(video)):
         if max_frames is not None and count >= max_frames:
             raise SyncTalklipError(f"{video}: has more than {max_frames} frames; raise max_frames or cut it")

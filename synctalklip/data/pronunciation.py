@@ -26,7 +26,8 @@ def read_pronunciations(path: str | Path = SHIPPED) -> dict[str, tuple[str, ...]
     Raises:
         PronunciationError: there is no such file, it is no text, or a line has no sounds.
     """
-    path, found = Path(path), {}
+    path = Path(path)
+    found: dict[str, tuple[str, ...]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ N sound samples.
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -73,7 +74,8 @@ def _sound_pieces(
     frames: Iterable[av.AudioFrame], origin: Fraction | None, sample_rate: int, path: Path
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Runs of unbroken sound as (first sample, (n,) int16); a hole or a change of format ends a run."""
-    resampler, collected, start, kind, expected = None, bytearray(), Fraction(0), None, Fraction(0)
+    resampler: Any = None
+    collected, start, kind, expected = bytearray(), Fraction(0), None, Fraction(0)
 
     def collect(frame: av.AudioFrame | None) -> None:
         # Bytes, because many small arrays would hold an hour of sound twice.

@@ -240,7 +240,7 @@ class Tokenizer:
         return {"model": self.model}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["model"])
+        Tokenizer.__init__(self, state["model"])
 
 
 def train_tokenizer(

@@ -68,7 +68,7 @@ def choose_face(faces: np.ndarray, width: int, height: int, rule: str | int = LA
         away = np.hypot(*(centres - np.array([width, height]) / 2).T)
         away[areas < NEARLY_AS_LARGE * areas.max()] = np.inf
         place = away.argmin()
-    elif rule < len(candidates):
+    elif isinstance(rule, int) and rule < len(candidates):
         place = np.argsort(candidates[:, 0] + candidates[:, 2], kind="stable")[rule]
     else:
         last = f" to {len(candidates) - 1}" if len(candidates) > 1 else ""
@@ -160,6 +160,7 @@ class _Follower:
         known = [overlaps(faces, other) for other in self._others]
         if not known or len(faces) == 0:
             return np.zeros(len(faces), bool)
+        assert self._box is not None
         nearest = np.max(known, axis=0)
         other = (nearest >= SAME_FACE_OVERLAP) & (nearest > overlaps(faces, self._box))
         for number, overlap in enumerate(known):
@@ -183,7 +184,9 @@ class _Follower:
 
     def _follow(self, frame: np.ndarray) -> None:
         """Landmarks within the last box, moved and scaled as the landmarks did since it was found."""
-        matrix = _upright(self.landmarks[-1])
+        last = self.landmarks[-1]
+        assert last is not None
+        matrix = _upright(last)
         scale = matrix[:, 0, 0]
         corners = (self._on_canvas - matrix[:, None, :, 2]) / scale
         self._box = corners.reshape(4).astype(np.float32)
@@ -235,7 +238,7 @@ def track_face(frames: Iterable[np.ndarray], detector: FaceDetector, rule: str |
     if not detected.any():
         raise FaceError(f"no face was found in {len(points)} frames; the video must show a face from the front")
     seen = np.flatnonzero(detected)
-    known = np.stack([points[index] for index in seen]).reshape(len(seen), -1)
+    known = np.stack([found for found in points if found is not None]).reshape(len(seen), -1)
     every = np.arange(len(points))
     filled = np.stack([np.interp(every, seen, column) for column in known.T], axis=1)
     return Track(filled.reshape(len(points), -1, 2).astype(np.float32), detected)

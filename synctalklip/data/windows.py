@@ -77,12 +77,14 @@ class WindowDataset(Dataset):
         self, index: int, starts: np.ndarray, frames: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Move some windows to silent places that no other window takes."""
+        silence = self.config.silence
+        assert silence is not None
         starts, silent = starts.copy(), np.zeros(len(starts), bool)
-        chosen = np.flatnonzero(rng.random(len(starts)) < self.config.silence.probability)
+        chosen = np.flatnonzero(rng.random(len(starts)) < silence.probability)
         if len(chosen) == 0:
             return starts, silent
         length = self.reader.clips[index].frames
-        quiet = quiet_starts(self.reader.wave(index), length, frames, self.config.silence.threshold_db)
+        quiet = quiet_starts(self.reader.wave(index), length, frames, silence.threshold_db)
         for window in chosen:
             others = np.delete(starts, window)
             free = quiet[(np.abs(quiet[:, None] - others) >= frames).all(axis=1)]

@@ -29,7 +29,9 @@ class _Worker:
 
 def _end_with_parent() -> None:
     """A worker that outlives a killed run would write beside the next one."""
-    wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
     os._exit(1)
 
 
@@ -88,6 +90,7 @@ def run_in_workers(
         for _ in range(min(workers, len(items))):
             hire()
         while team:
+            connection: Any
             for connection in wait(list(team)):
                 worker = team[connection]
                 try:
@@ -104,7 +107,7 @@ def run_in_workers(
                     continue
                 if not good:
                     raise value
-                if worker.ready:
+                if worker.ready and worker.item is not None:
                     yield worker.item, value
                 worker.ready = True
                 worker.item = next(following, None)

@@ -25,7 +25,7 @@ from synctalklip.data.workers import WorkerDied, run_in_workers
 from synctalklip.device import choose_device, choose_precision, record_precision
 from synctalklip.errors import MetricError
 from synctalklip.evaluation.judges import SYNCNETS, describe_judges, load_judges
-from synctalklip.evaluation.methods import IDENTITY_FRAME, open_method
+from synctalklip.evaluation.methods import IDENTITY_FRAME, Videos, open_method
 from synctalklip.evaluation.pairs import Pair, pair_clips, write_jobs
 from synctalklip.evaluation.scoring import ScoreCache, Scored, Scorer, digest, faces_path, pair_facts
 from synctalklip.evaluation.strip import evenly, write_strips
@@ -191,7 +191,7 @@ class Evaluation:
 
     def _check_videos(self) -> None:
         """A video that is missing at the end of a split shall not cost the hours before it."""
-        if self.method.kind == "videos" and self.cfg.on_missing == "error":
+        if isinstance(self.method, Videos) and self.cfg.on_missing == "error":
             for pair in self.pairs:
                 self.method.path(pair.clip)
 
@@ -243,7 +243,7 @@ def _anonymous(node: Any) -> Any:
 
 
 def _decoded(strip: str) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(base64.b64decode(strip), np.uint8), cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(np.frombuffer(base64.b64decode(strip), np.uint8), cv2.IMREAD_COLOR))
 
 
 def evaluate(cfg: DictConfig) -> str:

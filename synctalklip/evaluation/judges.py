@@ -23,7 +23,7 @@ from synctalklip.evaluation.lips import LipJudge, describe_lips
 from synctalklip.evaluation.methods import Method
 from synctalklip.metrics.avs import AVExpert
 from synctalklip.metrics.quality import Perceptual, open_lpips
-from synctalklip.syncnet.lse import SyncNetInfo, assert_protocol, load_syncnet
+from synctalklip.syncnet.lse import AnySyncNet, SyncNetInfo, assert_protocol, load_syncnet
 
 SYNCNETS = ("syncnet", "syncnet2")
 """Nodes of the config; the columns of the second begin with `syncnet2.`."""
@@ -36,7 +36,8 @@ class Reader(Protocol):
         roi_mode: how the ROIs have to be cut.
     """
 
-    roi_mode: str
+    @property
+    def roi_mode(self) -> str: ...
 
     def read(self, rois: list[np.ndarray], references: list[str] | None = None) -> list[str]:
         """ROIs (T,96,96) uint8 grey -> one sentence a clip."""
@@ -58,7 +59,7 @@ class Judges:
     """
 
     device: torch.device
-    syncnets: dict[str, torch.nn.Module] = field(default_factory=dict)
+    syncnets: dict[str, AnySyncNet] = field(default_factory=dict)
     readers: dict[str, Reader] = field(default_factory=dict)
     avs: AVExpert | None = None
     lips: LipJudge | None = None
@@ -90,7 +91,7 @@ def reader_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
 def experts_of(generator: Path) -> set[str]:
     """SHA-256 of the experts of a generator: stored in its checkpoint, or of the files that its run's config names."""
     state = checkpoint.load(generator)
-    stored = {state.get(key) for key in ("expert_sha256", "syncnet_sha256")} - {None}
+    stored = {state[key] for key in ("expert_sha256", "syncnet_sha256") if state.get(key)}
     config = generator.parent.parent / "config.yaml"
     if not config.is_file():
         return stored
@@ -127,7 +128,7 @@ def describe_judges(cfg: DictConfig, method: Method) -> dict[str, Any]:
         }
     if cfg.avs.path is not None:
         entry = _entry(cfg.avs.name, cfg.avs.path)
-        if method.kind == "generator" and was_expert(method.file, cfg.avs.path):
+        if method.file is not None and was_expert(method.file, cfg.avs.path):
             entry["name"] += " that was an expert of this generator"
         described["avs"] = entry
     if wants_lips(cfg):
@@ -140,7 +141,7 @@ def _describe_syncnet(node: DictConfig, key: str, method: Method) -> dict[str, A
     model, info = load_syncnet(node.path)
     assert_protocol(model, node.protocol)
     entry = _entry(info.name, node.path) | {"ends": model.ends, "protocol": node.protocol}
-    expert = sync_expert_of(method.file) if method.kind == "generator" else None
+    expert = None if method.file is None else sync_expert_of(method.file)
     if expert is not None and expert.is_twin_of(info):
         entry["twin"] = f"its expert {expert.name}"
     return entry
@@ -170,7 +171,7 @@ def _digest(path: str) -> str:
 
 def _refuse(method: Method, path: str, key: str, kind: str, score: str) -> None:
     _digest(path)
-    if method.kind == "generator" and was_expert(method.file, path):
+    if method.file is not None and was_expert(method.file, path):
         raise MetricError(
             f"{key}.path={path} was an expert of {method.file}: its {score} would flatter the generator; give a "
             f"{kind} that was trained apart"

@@ -82,6 +82,7 @@ class LipJudge:
             reader: of the pair.
             faces: (T,96,96,3) uint8 BGR that are judged.
         """
+        assert pair.sound is not None
         own = pair.sound == pair.clip
         try:
             box = face_box(reader.faces(0), self.finder)

@@ -79,7 +79,12 @@ def source_frames(reader: ClipReader, index: int) -> Iterator[np.ndarray]:
 class _Stored:
     """Faces that come from the stored crops and full frames that come from the source video."""
 
+    kind: str
+    name: str
     file: Path | None = None
+
+    def faces(self, reader: ClipReader, index: int) -> np.ndarray:
+        raise NotImplementedError
 
     def frames(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[np.ndarray]:
         return (frame for frame, _ in self.pairs(reader, index, faces))
@@ -162,7 +167,8 @@ class Videos:
         folder: the videos. Results of other projects enter a table this way.
     """
 
-    kind, file = "videos", None
+    kind = "videos"
+    file: Path | None = None
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, folder.name
@@ -236,7 +242,7 @@ def open_method(generated: str, device: torch.device, batch_size: int, roi_mode:
         MetricError: it is none of these.
         CheckpointError: a checkpoint that is no generator of this corpus.
     """
-    plain = {"ground_truth": GroundTruth, "still_mouth": StillMouth}
+    plain: dict[str, type[_Stored]] = {"ground_truth": GroundTruth, "still_mouth": StillMouth}
     if generated in plain:
         return plain[generated]()
     path = Path(generated)

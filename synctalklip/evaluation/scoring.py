@@ -103,7 +103,7 @@ class Scorer:
         reader, judges = pair.reader(), self.judges
         faces = self.method.faces(reader, 0)
         result = Scored({"id": pair.clip.id, "frames": pair.clip.frames})
-        if self.cfg.setting == "cross":
+        if pair.sound is not None and not self.own_sound:
             result.row["sound"] = pair.sound.id
         if self.own_sound:
             result.row |= self._quality(reader, faces)
@@ -114,7 +114,7 @@ class Scorer:
             if key == "syncnet":
                 result.curve = list(zip(score.shifts, score.curve, strict=True))
         rois = mouth_rois(reader, 0, faces, judges.device) if judges.readers or judges.avs is not None else None
-        if judges.avs is not None:
+        if judges.avs is not None and rois is not None:
             scores = score_avs(judges.avs, reader.rois(0), rois, reader.logfbank(0))
             # With another sound there are no real lips that say it.
             result.row |= scores if self.own_sound else {"avs_u": scores["avs_u"]}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synctalklip.avsyncnet.decode import Generation, build_search
+from synctalklip.avsyncnet.decode import Generation, build_search, require_tokenizer
 from synctalklip.avsyncnet.expert import Expert, load_expert
 from synctalklip.checkpoint import file_hash, write_atomically
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
@@ -61,7 +61,7 @@ def measure(
     """
     dataset = ClipDataset(clips, limits=ANY_LENGTH)
     search = build_search(expert, generation)
-    device = next(expert.model.parameters()).device
+    device, tokenizer = next(expert.model.parameters()).device, require_tokenizer(expert)
     rows: dict[str, dict[str, Any]] = {}
     for batch, sample in clip_batches(dataset, dataset.order(1, 0), batch_frames, "read"):
         net_input = move(sample["net_input"], device)
@@ -70,7 +70,7 @@ def measure(
         heard, seen = expert.heard(net_input["audio"], mask), expert.seen(net_input["video"], mask)
         for index, tokens, audio, video in zip(batch, read, heard, seen):
             clip = dataset.clips[index]
-            words = word_counts(clip.text, expert.tokenizer.decode(tokens))
+            words = word_counts(clip.text, tokenizer.decode(tokens))
             distances = expert.distance.table(audio[: clip.frames], video[: clip.frames])
             rows[clip.id] = {"id": clip.id, "errors": words.errors, "words": words.length}
             rows[clip.id] |= {"substitutions": words.substitutions, "deletions": words.deletions}

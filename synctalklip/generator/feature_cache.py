@@ -7,6 +7,7 @@ Legend: B clips, T video frames at 25 Hz, F ResNet features, D embedding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ class FeatureCache:
                 with torch.no_grad():
                     rows.append(make(row, frames))
             else:
-                rows.append(self._cache.get(kind, name, lambda row=row, frames=frames: make(row, frames)))
+                rows.append(self._cache.get(kind, name, partial(make, row, frames)))
         stacked = pad_sequence(rows, batch_first=True)
         missing = batch["padding_mask"].shape[1] - stacked.shape[1]
         return torch.nn.functional.pad(stacked, (0, 0, 0, missing)) if missing else stacked

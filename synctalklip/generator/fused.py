@@ -4,7 +4,7 @@ Legend: N images, D embedding.
 """
 
 import copy
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -39,10 +39,12 @@ class FusedGenerator:
         device: where the model lives.
     """
 
-    def __init__(self, model: TalkingFace, precision: str, device: torch.device | str = "cpu"):
+    def __init__(self, model: TalkingFace | UNetGenerator, precision: str, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self.precision = choose_precision(precision, self.device)
-        self.model = _prepared(model, self.precision.name) if isinstance(model, UNetGenerator) else model
+        self.model = model
+        if isinstance(model, UNetGenerator):
+            self.model = _prepared(model, self.precision.name)
 
     @torch.inference_mode()
     def __call__(self, poses: np.ndarray, identities: np.ndarray, speech: Tensor) -> np.ndarray:
@@ -105,7 +107,11 @@ def _prepared(model: UNetGenerator, precision: str) -> UNetGenerator:
     for part in [part for part in model.children() if part is not encoder]:
         for sequence in [m for m in part.modules() if isinstance(m, nn.Sequential)]:
             if len(sequence) == 2 and isinstance(sequence[1], nn.BatchNorm2d):
-                sequence[0] = fuse_conv_bn_eval(*sequence, transpose=isinstance(sequence[0], nn.ConvTranspose2d))
+                convolution: Any
+                norm: Any
+                convolution, norm = sequence
+                transposed = isinstance(convolution, nn.ConvTranspose2d)
+                sequence[0] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
                 sequence[1] = nn.Identity()
-        part.to(dtype=dtype, memory_format=torch.channels_last)
+        part.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

@@ -122,7 +122,7 @@ class TalkingFaceGenerator(UNetGenerator):
         output: str,
         speech: str,
     ):
-        sizes = {
+        sizes: dict[str, Any] = {
             "width": width,
             "least_channels": least_channels,
             "residuals": residuals,

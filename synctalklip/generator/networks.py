@@ -93,10 +93,10 @@ def build_networks(config: Mapping[str, Any], accelerator: Accelerator) -> Netwo
         if config["init"][kind] is not None:
             start_from(module, config["init"][kind], kind)
     layout = torch.channels_last if options["channels_last"] else torch.contiguous_format
-    discriminator.to(memory_format=layout)
+    discriminator.to(memory_format=layout)  # type: ignore[call-overload]
     for name, module in generator.named_children():
         if name != "audio_encoder":
-            module.to(memory_format=layout)
+            module.to(memory_format=layout)  # type: ignore[call-overload]
     generator.to(accelerator.device)
     average = moving_average(generator, **options["ema"]) if options["ema"]["decay"] else None
     encoder_parameters = [p for p in generator.audio_encoder.parameters() if p.requires_grad]

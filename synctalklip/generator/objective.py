@@ -262,6 +262,7 @@ class Objective:
         # Outside autocast, as SyncNet was trained; it is small beside the generator.
         with torch.autocast(step.generated.device.type, enabled=False):
             faces = step.generated[step.batch["spoken"]]
+            assert self.sync_expert is not None
             return losses.synchronisation(*self.sync_expert.embed(faces, step.batch["sound"]))
 
 

@@ -14,16 +14,16 @@ from torch.optim import AdamW, Optimizer
 from synctalklip.errors import SyncTalklipError
 
 
-def adam(groups: Iterable[dict[str, Any] | nn.Parameter], options: Mapping[str, Any]) -> Optimizer:
+def adam(groups: Iterable[dict[str, Any]] | Iterable[nn.Parameter], options: Mapping[str, Any]) -> Optimizer:
     """AdamW over parameters, or groups of them with a `scale` on the learning rate.
 
     Args:
         groups: parameters, or dicts of `params` and `scale`.
         options: `lr`, `betas`, `weight_decay`.
     """
-    groups = list(groups)
     settings = {"lr": options["lr"], "betas": tuple(options["betas"]), "weight_decay": options["weight_decay"]}
-    optimizer = AdamW(groups, fused=True, **settings)
+    parameters: Any = list(groups)
+    optimizer = AdamW(parameters, fused=True, **settings)
     for group in optimizer.param_groups:
         group["base_lr"] = options["lr"] * group.get("scale", 1.0)
     return optimizer

@@ -1,6 +1,6 @@
 """Where the time of a run goes."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -23,7 +23,8 @@ class Stopwatch:
 
     def restart(self) -> None:
         """Begin anew; what is being watched goes on being watched."""
-        self._started, self._phases = perf_counter(), Counter()
+        self._started = perf_counter()
+        self._phases: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

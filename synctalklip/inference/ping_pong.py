@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -73,7 +74,7 @@ class PingPongReader:
             # What the frames of these carry is not when they are shown.
             if container.format.name in ("avi", "mpeg"):
                 return None
-            stream = media.first_video(container)
+            stream: Any = media.first_video(container)
             origin = next(container.decode(stream)).pts
             if origin is None:
                 return None

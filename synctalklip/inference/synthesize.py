@@ -282,9 +282,9 @@ def write(
     return size
 
 
-def sound_rate(rate: int) -> int:
+def sound_rate(rate: int | None) -> int:
     """The rate of the written sound: the speech's own, or 48 kHz where AAC has no such rate."""
-    return rate if rate in AAC_RATES else 48_000
+    return rate if rate is not None and rate in AAC_RATES else 48_000
 
 
 def progress(items: Iterable[T], total: int, name: str, options: Options) -> Iterator[T]:

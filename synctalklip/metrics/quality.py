@@ -66,11 +66,11 @@ def _score_frame(ours: np.ndarray, theirs: np.ndarray, device: torch.device) -> 
     if len(rows) == 0:
         return math.inf, 1.0
     part = np.s_[_grown(rows, len(differs)), _grown(columns, differs.shape[1])]
-    ours, theirs = (_unit(picture[part][None], device) for picture in (ours, theirs))
-    similar = ssim_map(ours, theirs)[0]
+    mine, true = (_unit(picture[part][None], device) for picture in (ours, theirs))
+    similar = ssim_map(mine, true)[0]
     share = similar[0].numel() / ((differs.shape[0] - WINDOW + 1) * (differs.shape[1] - WINDOW + 1))
     # The squared error outside the part is zero.
-    ratio = float(psnr(ours, theirs)) + 10 * math.log10(differs.size / (ours.shape[2] * ours.shape[3]))
+    ratio = float(psnr(mine, true)) + 10 * math.log10(differs.size / (mine.shape[2] * mine.shape[3]))
     return ratio, 1 + share * (float(similar.mean()) - 1)
 
 

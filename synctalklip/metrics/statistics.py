@@ -35,7 +35,8 @@ class Parts:
     @classmethod
     def of(cls, numerator: np.ndarray, denominator: np.ndarray) -> "Parts":
         """Parts of one run, from two arrays (N,)."""
-        return cls(*(np.asarray(a, np.float64)[None] for a in (numerator, denominator)), np.zeros(1, bool))
+        above, below = (np.asarray(a, np.float64)[None] for a in (numerator, denominator))
+        return cls(above, below, np.zeros(1, bool))
 
     @property
     def values(self) -> np.ndarray:

@@ -61,8 +61,8 @@ def collect(config: Mapping[str, Any], missing: Sequence[str], root: Path) -> Re
         kind: settings for kind, entry in config["settings"].items() if (settings := _settings(entry, found, root))
     }
     record.iterations = [line for name in config["iterations"] for line in _iterations(config, name, root)]
-    runs = list(_costs(config, missing, root))
-    machines = dict.fromkeys(phase["machine"] for run in runs for phase in run["phases"] if phase["machine"])
+    costs = list(_costs(config, missing, root))
+    machines = dict.fromkeys(phase["machine"] for run in costs for phase in run["phases"] if phase["machine"])
     record.facts = {
         "recorded": datetime.date.today().isoformat(),
         "machines": list(machines) or ["not noted"],

@@ -104,8 +104,10 @@ def plan_phases(config: Mapping[str, Any]) -> list[Planned]:
 def _needs(entries: Mapping[str, Mapping[str, Any]], given: Sequence[str]) -> dict[str, list[str]]:
     """What each phase needs that is not `given`."""
     names = list(entries)
-    stated = {name: entry.get("needs") for name, entry in entries.items()}
-    stated = {name: names[: names.index(name)] if needs is None else needs for name, needs in stated.items()}
+    stated: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        needed = entry.get("needs")
+        stated[name] = names[: names.index(name)] if needed is None else needed
     for name, needs in stated.items():
         for need in needs:
             assert_known(need, entries, f"phases.{name}.needs")

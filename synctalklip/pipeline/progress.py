@@ -13,6 +13,7 @@ from tqdm import tqdm
 TAIL_LINES = 20
 _TAIL_BYTES = 8192
 _HEAD_BYTES = 200_000
+_FOLLOW_SECONDS = 1.0
 _BAR_LENGTH = 300  # a bar says how far it is at its beginning
 
 # The last state of a tqdm bar, or of a line of `Line.plain`: 45%|████▌     | 120/304 [00:10<01:20,  2.10clip/s, loss=1]
@@ -46,9 +47,16 @@ class LogReader:
 
     def __init__(self, path: Path):
         self.path = path
+        self._followed = -_FOLLOW_SECONDS
         self._all_updates: int | None = None
         self._first: tuple[float, int] | None = None
         self._last: tuple[float, int] | None = None
+
+    def follow(self) -> None:
+        """Look into the log now and then, so that the rate of what is counted seldom is known when it is asked for."""
+        if time.monotonic() - self._followed >= _FOLLOW_SECONDS:
+            self._followed = time.monotonic()
+            self.read()
 
     def read(self) -> Progress:
         """The progress now."""

@@ -1,6 +1,7 @@
 """The report of a pipeline: table, pictures, loss curves, videos, seconds and the machine, as Markdown."""
 
 import fnmatch
+import logging
 import math
 import os
 import platform
@@ -33,6 +34,8 @@ def read_curves(directory: str | Path, patterns: Sequence[str] = ("*",)) -> list
         SyncTalklipError: there is no event file below `directory`, or no scalar fits.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)
 
     directory = Path(directory)
     folders = sorted({path.parent for path in directory.rglob("events.out.tfevents.*")})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synctalklip.checkpoint import write_atomically
+from synctalklip.checkpoint import write_atomically, write_text
 from synctalklip.errors import SyncTalklipError
 from synctalklip.pipeline.collect import collect
 from synctalklip.pipeline.phases import Phase
@@ -52,7 +52,7 @@ def render_results(config: Mapping[str, Any], root: Path) -> Path:
     record = read_record(root / config["pictures"])
     pages = {config["results"]: results_page(record, config), config["commands_page"]: commands_page(record, config)}
     for name, text in pages.items():
-        write_atomically(root / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))
+        write_text(root / name, text)
     return root / config["results"]
 
 

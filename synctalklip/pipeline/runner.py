@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from synctalklip.checkpoint import write_atomically
+from synctalklip.checkpoint import write_text
 from synctalklip.pipeline.phases import Phase, PhaseError, finished_phases, name_machine, read_state, seconds_to_go
 from synctalklip.pipeline.progress import Line, LogReader, Progress, choose_display, tail
 
@@ -150,16 +150,18 @@ class _Runner:
                 self._start(at_once)
                 time.sleep(POLL_SECONDS)
                 self._collect(keep_going)
+                for phase in self.running:
+                    phase.reader.follow()
                 if self.running and self.display.due():
                     lines = [phase.line(self.expected.get(phase.name)) for phase in self.running]
                     self.display.show(lines, self._total(lines, at_once))
         finally:
             self.display.close()
             # After an error or an interrupt the others end too; they go on from their last checkpoint.
-            for phase in self.running:
-                phase.process.terminate()
-            for phase in self.running:
-                phase.process.wait()
+            for one in self.running:
+                one.process.terminate()
+            for one in self.running:
+                one.process.wait()
         return [self.done[name] for name in self.commands]
 
     def _start(self, at_once: int) -> None:
@@ -189,13 +191,30 @@ class _Runner:
             self.display.say(f"{phase.title}: {self.done[phase.name].seconds:.0f} s")
             kept = [*(self.done[name] for name in self.commands if name in self.done), *self.others]
             entries = json.dumps([dataclasses.asdict(entry) for entry in kept], indent=1)
-            write_atomically(self.state, lambda part, entries=entries: part.write_text(entries))
+            write_text(self.state, entries)
 
     def _total(self, lines: Sequence[Line], at_once: int) -> Line:
         """How far all of them together are; without time left where that of a phase is not known."""
-        left = {name: self.expected.get(name) for name in self.commands if name not in {*self.done, *self.failed}}
+        slower = self._slower(lines)
+        waiting = [name for name in self.commands if name not in {*self.done, *self.failed}]
+        left = {name: slower * self.expected[name] if name in self.expected else None for name in waiting}
         left |= {phase.name: line.left for phase, line in zip(self.running, lines)}
         running = [phase.name for phase in self.running]
-        known = None not in left.values()
-        to_go = seconds_to_go(left, self.needs, at_once, running) if known else None
+        known = {name: seconds for name, seconds in left.items() if seconds is not None}
+        to_go = seconds_to_go(known, self.needs, at_once, running) if len(known) == len(left) else None
         return Line("all phases", time.time() - self.started, None, Progress(left=to_go))
+
+    def _slower(self, lines: Sequence[Line]) -> float:
+        """How many times as long as expected phases take, by those that ended and those that say how far they are."""
+        took = [
+            (phase.seconds, self.expected[name])
+            for name, phase in self.done.items()
+            if name in self.expected and phase.started >= self.started
+        ]
+        took += [
+            (line.elapsed + line.progress.left, line.expected)
+            for line in lines
+            if line.expected and line.progress.left is not None
+        ]
+        expected = sum(wanted for _, wanted in took)
+        return sum(seconds for seconds, _ in took) / expected if expected else 1.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from synctalklip import checkpoint
 from synctalklip.avsyncnet.config import (
@@ -130,7 +130,8 @@ def read_stage_one(state: Mapping[str, Any], path: str | Path) -> StageOne:
         raise CheckpointError(f"{path}: is a fairseq {name!r} model; give an av_hubert or av_hubert_seq2seq one")
     weights, left_out = _weights(state, path)
     fine_tuned = name in FINE_TUNED
-    task = state.get("task_state") if isinstance(state.get("task_state"), Mapping) else {}
+    stored_task = state.get("task_state")
+    task = stored_task if isinstance(stored_task, Mapping) else {}
     config = _structure(cfg, weights, fine_tuned, path)
     sizes = _label_sizes(task, weights, fine_tuned)
     tokenizer = _tokenizer(task, cfg.get("task") or {}, config["vocab_size"], path) if fine_tuned else None
@@ -301,7 +302,7 @@ def _assert_buildable(
     try:
         with torch.device("meta"):
             if fine_tuned:
-                model = AVSyncNet(AVSyncNetConfig(**config, num_classes=sizes))
+                model: nn.Module = AVSyncNet(AVSyncNetConfig(**config, num_classes=sizes))
             else:
                 model = AVHubert(AVHubertConfig(**config), sizes)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -215,7 +215,7 @@ def _stage_one_weights(
     # Its helper for training, which `read_stage_one` leaves out too.
     config = model.config | {"ctc": False}
     weights = {name: value for name, value in model.weights.items() if not name.endswith(_PRETRAINING)}
-    stated = {"kind": model.kind, "config": config, "label_sizes": [], "roi_mode": model.roi_mode}
+    stated: dict[str, Any] = {"kind": model.kind, "config": config, "label_sizes": [], "roi_mode": model.roi_mode}
     return weights, stated, model.tokenizer
 
 

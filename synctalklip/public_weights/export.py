@@ -9,7 +9,7 @@ from torch import Tensor
 
 from synctalklip import checkpoint
 from synctalklip.avsyncnet.expert import ENCODER_PREFIX
-from synctalklip.checkpoint import CheckpointError, write_atomically
+from synctalklip.checkpoint import CheckpointError, write_atomically, write_text
 from synctalklip.data.text import Tokenizer
 from synctalklip.public_weights.avhubert import (
     DECODER_FIXED,
@@ -169,4 +169,4 @@ def _write_labels(folder: Path, sizes: Mapping[str, int], tokenizer: bytes | Non
         write_atomically(folder / checkpoint.TOKENIZER, lambda part: part.write_bytes(tokenizer))
     for name, entries in symbols.items():
         text = "".join(f"{symbol} 1\n" for symbol in entries)
-        write_atomically(folder / f"dict.{name}.txt", lambda part, text=text: part.write_text(text, encoding="utf-8"))
+        write_text(folder / f"dict.{name}.txt", text)

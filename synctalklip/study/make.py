@@ -166,7 +166,7 @@ def _checked_lengths(
                     f"{path} has frames of {info.width}x{info.height}, the ground truth of {real.width}x{real.height}: "
                     "generate at the size of the source video"
                 )
-            seconds, expected = (float(video.frames / video.fps) for video in (info, real))
+            seconds, expected = (float(video.frames / (video.fps or media.FPS)) for video in (info, real))
             if abs(seconds - expected) > cfg.length_tolerance:
                 raise MetricError(
                     f"{path} lasts {seconds:.2f} s, the ground truth {expected:.2f} s: generate it whole, or raise "

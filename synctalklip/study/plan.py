@@ -10,7 +10,8 @@ CODE_LENGTH = 4
 
 def participant_codes(count: int, seed: str) -> list[str]:
     """Different short codes; more participants keep the codes that fewer would get."""
-    rng, codes = random.Random(f"{seed}/codes"), {}
+    rng = random.Random(f"{seed}/codes")
+    codes: dict[str, None] = {}
     while len(codes) < count:
         codes["".join(rng.choices(CODE_LETTERS, k=CODE_LENGTH))] = None
     return list(codes)

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import krippendorff
 import numpy as np
@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from synctalklip.study.answers import SCALE, Answers
 
 LEVEL = 0.95
+Level = Literal["nominal", "ordinal", "interval", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Ratings:
             for m, method in enumerate(self.methods)
         }
 
-    def agreement(self, level: str) -> dict[str, float]:
+    def agreement(self, level: Level) -> dict[str, float]:
         """Krippendorff's alpha of each aspect over all videos of all methods; NaN where it is not defined.
 
         Args:
@@ -129,7 +130,7 @@ class Ratings:
         return result
 
 
-def agreement(table: np.ndarray, level: str) -> float:
+def agreement(table: np.ndarray, level: Level) -> float:
     """Krippendorff's alpha.
 
     Args:

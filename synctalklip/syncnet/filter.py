@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
@@ -80,7 +81,8 @@ def move_sound(wave: np.ndarray, frames: int) -> np.ndarray:
 
 def judge(clip: Clip, measure: Measure, limits: Limits) -> tuple[Verdict, np.ndarray | None]:
     """What is to be done with a clip, and its sound (N,) int16 where that is to be corrected."""
-    reader, told = ClipReader([clip]), {}
+    reader = ClipReader([clip])
+    told: dict[str, Any] = {}
 
     def reject(cause: str, reason: str) -> tuple[Verdict, None]:
         return Verdict(clip.id, clip.split, REJECTED, **told, cause=cause, reason=reason), None

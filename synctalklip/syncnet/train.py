@@ -24,7 +24,7 @@ from synctalklip.data.manifest import read_manifest
 from synctalklip.device import choose_device, choose_precision, record_precision
 from synctalklip.errors import MetricError
 from synctalklip.syncnet.data import SegmentBatches, long_enough
-from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet, score_clip
+from synctalklip.syncnet.lse import AnySyncNet, SyncNetInfo, build_syncnet, save_syncnet, score_clip
 
 
 def window_contrast(
@@ -59,9 +59,9 @@ def window_contrast(
 class PairEmbedder(nn.Module):
     """One forward for both towers, so that a distributed wrapper sees a single call."""
 
-    def __init__(self, syncnet: nn.Module) -> None:
+    def __init__(self, syncnet: AnySyncNet) -> None:
         super().__init__()
-        self.syncnet = syncnet
+        self.syncnet: AnySyncNet = syncnet
 
     def forward(self, faces: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
         """faces (B,L,96,96,3) uint8, sound (B,W,1,13,20) -> video (B,W,E), audio (B,W,E)."""
@@ -73,7 +73,7 @@ class PairEmbedder(nn.Module):
 
 
 @torch.no_grad()
-def validate(model: nn.Module, reader: ClipReader, max_shift: int) -> dict[str, float]:
+def validate(model: AnySyncNet, reader: ClipReader, max_shift: int) -> dict[str, float]:
     """Scores of whole held-out clips.
 
     Returns:
@@ -129,7 +129,7 @@ class Trainer:
         self.step = 0
 
     @property
-    def syncnet(self) -> nn.Module:
+    def syncnet(self) -> AnySyncNet:
         return self.accelerator.unwrap_model(self.model).syncnet
 
     @property

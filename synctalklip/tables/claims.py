@@ -162,10 +162,11 @@ def compare(
     a, b = parts_of(ours, metric, ids), parts_of(theirs, metric, ids)
     # A share of a ratio of sums is the ratio of as large a share of its numerator.
     shared = Parts(share * b.numerator, b.denominator, b.infinite)
-    gap = tuple(shown.scaled(end) - sign * by for end in paired_difference(a, shared, samples, seed))
+    middle, low, high = (shown.scaled(end) - sign * by for end in paired_difference(a, shared, samples, seed))
     value, bound = shown.scaled(a.mean), shown.scaled(shared.mean) + sign * by
-    names = [runs[0].summary["name"] for runs in (ours, theirs)]
-    return Comparison(names[0], shown, value, bound, gap, sign, strict, names[1], shown.scaled(b.mean), name)
+    one, other = (runs[0].summary["name"] for runs in (ours, theirs))
+    gap = middle, low, high
+    return Comparison(one, shown, value, bound, gap, sign, strict, other, shown.scaled(b.mean), name)
 
 
 def judge_target(target: Mapping[str, Any], root: Path, samples: int, seed: int) -> Comparison | None:

@@ -6,7 +6,9 @@ Drawn without a display; runs of one name are pooled.
 import csv
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -178,7 +180,7 @@ def _matrix(axes: Axes, said: Sequence[str], read: Sequence[str], counts: np.nda
     shares = np.divide(100.0 * counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     few = len(said) <= _ANNOTATED
-    names = {"fontsize": 8 if few else 6}
+    names: dict[str, Any] = {"fontsize": 8 if few else 6}
     axes.set_xticks(range(len(read)), read, rotation=90, **names)
     axes.set_yticks(range(len(said)), said, **names)
     axes.set(xlabel="read", ylabel="said")
@@ -255,6 +257,6 @@ def write_figures(figures: dict[str, Figure], folder: str | Path, formats: Seque
     for name, figure in figures.items():
         for ending in formats:
             path = Path(folder) / f"{name}.{ending}"
-            write_atomically(path, lambda part, f=figure, e=ending: f.savefig(part, format=e, dpi=150))
+            write_atomically(path, partial(figure.savefig, format=ending, dpi=150))
             written.append(path)
     return written

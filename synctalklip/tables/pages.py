@@ -181,11 +181,10 @@ def _comparison(line: Line) -> Comparison:
     readers = [] if line["column"] in {metric.key for metric in (*METRICS, *TABLE_2)} else [line["column"]]
     (metric,) = choose([line["column"]], readers)
     sign, strict = (1 if line["relation"] in ">≥" else -1), line["relation"] in "<>"
-    value, bound, other, *gap = (
-        float(line[name] or "nan") for name in ("value", "bound", "other_value", "gap", "low", "high")
-    )
-    column = metric.column()
-    return Comparison(line["model"], column, value, bound, tuple(gap), sign, strict, line["other"], other, line["name"])
+    names = ("value", "bound", "other_value", "gap", "low", "high")
+    value, bound, other, middle, low, high = (float(line[name] or "nan") for name in names)
+    column, gap = metric.column(), (middle, low, high)
+    return Comparison(line["model"], column, value, bound, gap, sign, strict, line["other"], other, line["name"])
 
 
 def _target_cells(line: Line) -> list[str]:

@@ -3,7 +3,7 @@
 `scores.csv` has the values of every model, `differences.csv` the paired tests, `comparisons.csv` the targets and the
 claims, `iterations.csv` the iterations of eq. 3, `settings_<kind>.csv` the composed configurations, one column a model,
 and `record.json` what is no number of a model: commands, machines, seconds, footnotes. Values stand in the unit in
-which they are printed.
+which they are printed. Differences of one `family`, `tests` in number, were corrected together (Holm).
 """
 
 import csv
@@ -115,7 +115,7 @@ def measure(
     scores = []
     for method, line in zip(block.methods, main.blocks[0][1], strict=True):
         counted = min(len(run.rows) for run in method.runs)
-        head = {"table": name, "row": rows[method.name], "model": method.name}
+        head: dict[str, Any] = {"table": name, "row": rows[method.name], "model": method.name}
         head |= {"kind": method.runs[0].summary["kind"], "seeds": len(method.runs), "clips": counted}
         scores += [head | cell for cell in _cells(main, line.cells, ("value", "low", "high", "spread", "mark"))]
     differences = []

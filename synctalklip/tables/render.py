@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synctalklip.checkpoint import write_atomically
+from synctalklip.checkpoint import write_text
 from synctalklip.data.encode import write_bytes
 from synctalklip.errors import MetricError
 
@@ -299,5 +299,5 @@ def write_tables(tables: Sequence[Table], stem: str | Path, formats: Sequence[st
     if "csv" in formats:
         files |= {f"_{i}.csv" if i > 1 else ".csv": comma_separated(table) for i, table in enumerate(tables, 1)}
     for ending, content in files.items():
-        write_atomically(f"{stem}{ending}", lambda part, content=content: part.write_text(content, encoding="utf-8"))
+        write_text(f"{stem}{ending}", content)
     return text

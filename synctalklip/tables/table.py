@@ -294,6 +294,7 @@ def _describe(block: Block, metric: Metric) -> str:
     text += "".join(f"; for {method}: {name}" for method, name in judged.items() if name != usual)
     if metric.kind == "mean":
         return text
+    assert metric.weight is not None
     total = max(int(np.nansum(run.column(metric.weight))) for run in runs)
     unit = _UNITS.get(metric.weight, metric.weight.rsplit(".", 1)[-1])
     return f"{text}, over {total} {unit}"

@@ -255,7 +255,7 @@ def test_frozen_weights_may_not_decay(prepared, pretrained, tmp_path):
 
 
 def test_non_finite_loss_stops_before_the_update(prepared, tmp_path):
-    options = ["fairseq.optimization.max_update=3", "loss.tau=1e39", "fairseq.dataset.disable_validation=true"]
+    options = ["fairseq.optimization.max_update=3", "distance.tau=1e39", "fairseq.dataset.disable_validation=true"]
     with pytest.raises(NonFiniteLoss, match="av="):
         train(configure(prepared, tmp_path / "nan", *options))
     assert not (tmp_path / "nan" / "checkpoints" / "checkpoint_last.pt").exists()

@@ -103,6 +103,7 @@ def test_stage_two_compares_what_stage_one_learned(configure, prepared, tmp_path
     path = write_expert(tmp_path / "e.pt", prepared, "landmark", **LOCAL | {"distance_view": view})
     kept = [f"trainer.feature_cache_mb={megabytes}", f"audio_encoder.trainable={trainable}"]
     trainer = Trainer(configure(f"expert.path={path}", *kept))
+    trainer.generator.eval()  # an encoder that learns has dropout
     batch = first_batch(trainer)
     painted = trainer.paint(batch)
     mask = painted.padding_mask

@@ -187,7 +187,7 @@ def test_terms_without_weight_are_not_computed(configure, monkeypatch):
     [
         ["variant=infonce"],
         ["variant=freeze", "audio_encoder.trainable=none", "loss.contrastive.anchor=video"],
-        ["loss.contrastive.scope=batch", "loss.contrastive.count=3", "trainer.expert_clips=null"],
+        ["loss.contrastive={scope:batch,negatives:sampled,count:3}", "trainer.expert_clips=null"],
         ["loss.adversarial.form=hinge", "loss.lip.reduction=sum"],
         ["variant=no_contrastive"],
         ["variant=no_lip"],

@@ -86,5 +86,22 @@ def test_a_pipeline_in_a_pipeline_adds_up_its_own(tmp_path, probe):
     assert seconds["pretrain"] == pytest.approx(sum(phase.seconds for phase in plan))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("demo", "demo_from_nothing", "demo_grid", "stage1", "stage1_grid", "ablation", "ablation_grid"),
+        *("results sweep_recipe=grid", "results sweep_recipe=grid_gpu"),
+    ],
+)
+def test_the_time_of_all_that_make_runs_is_known(name, tmp_path):
+    wanted = config(
+        f"pipeline={name.split()[0]}", "data.root=corpus" if "grid" in name else "seed=1", *name.split()[1:]
+    )
+    plan = plan_phases(wanted)
+    left = expected.seconds_left(wanted, plan, tmp_path, {"auto": 1.0, "cpu": 1.0})
+    assert [phase for phase, seconds in left.items() if seconds is None] == []
+    assert expected.seconds_in_all(left, plan, wanted["at_once"]) > max(left.values())
+
+
 def test_the_probe_takes_time():
     assert 0 < expected.probe_seconds(torch.device("cpu")) < 60

@@ -151,7 +151,7 @@ class MadeClip:
 
 def plan_corpus(settings: CorpusSettings) -> list[ClipPlan]:
     """Which speaker says which sentence in which split; no sentence comes twice."""
-    plans = []
+    plans: list[ClipPlan] = []
     sentences = iter(grid_sentences(np.random.default_rng([settings.seed, 0]), sum(settings.clips.values())))
     for number, split in enumerate(SPLITS):
         held_out = split == "test" and settings.unseen_identities > 0

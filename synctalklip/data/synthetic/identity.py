@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Colour = tuple[float, float, float]  # BGR, 0..255
+Colour = tuple[float, ...]  # BGR, 0..255
 
 UNIT = 1.56  # canvas pixels in a face unit; the canvas is drawn at twice the size of the frame
 CANVAS = 320

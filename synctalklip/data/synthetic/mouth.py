@@ -83,7 +83,8 @@ def _lip_lines(shape: MouthShape) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     bow = 1 - 0.24 * np.exp(-((u / 0.13) ** 2)) * (1 - 0.5 * shape.round)
     outer_top = inner_top - shape.top * bow * (1 - np.abs(u) ** 1.7)
     outer_bottom = inner_bottom + shape.bottom * (1 - np.abs(u) ** 2.2)
-    return tuple(np.stack([x, y], axis=1) for y in (outer_top, inner_top, inner_bottom, outer_bottom))
+    top, inside, below, bottom = (np.stack([x, y], axis=1) for y in (outer_top, inner_top, inner_bottom, outer_bottom))
+    return top, inside, below, bottom
 
 
 def paint_mouth(head: np.ndarray, person: Identity, shape: MouthShape, moves: np.ndarray) -> None:
@@ -118,7 +119,7 @@ def _lip_shadow(view: np.ndarray, lines: tuple, place: Place) -> None:
     rim = np.concatenate([shifted(lines[0], -0.8), shifted(lines[3][::-1], 3.6)])
     layer = np.zeros(view.shape[:2], np.uint8)
     fill(layer, place(rim), 70)
-    layer = cv2.blur(layer, (9, 9))
+    layer = np.asarray(cv2.blur(layer, (9, 9)))
     keep = cv2.cvtColor(255 - layer, cv2.COLOR_GRAY2BGR)
     view[:] = cv2.multiply(view, keep, scale=1 / 255)
 

@@ -186,7 +186,7 @@ def _beard(image: np.ndarray, person: Identity, rng: np.random.Generator) -> Non
     side = np.abs(x - CENTRE[0])
     region = (y > 140 + 10 * np.clip((side - 16) / 12, 0, 1) - 22 * np.clip((side - 30) / 20, 0, 1)).astype(np.float32)
     region *= 1 - np.clip(_blob(x, y, (MOUTH[0], MOUTH[1] + 1), (27, 11)) * 2.0, 0, 1)
-    region = cv2.GaussianBlur(region, (0, 0), 3 * UNIT)
+    region = np.asarray(cv2.GaussianBlur(region, (0, 0), 3 * UNIT))
     hairs = cv2.GaussianBlur(rng.normal(0, 1, (CANVAS, CANVAS)).astype(np.float32), (0, 0), 0.8) * 0.9
     cover = np.clip(region * person.beard * (0.72 + 0.5 * hairs), 0, 0.92)
     paint(image, cover, tuple(0.75 * value for value in person.hair))
