@@ -112,6 +112,8 @@ def gates_of_syncnet(model: Any, clips: Sequence[Clip], wrong: WrongMouths) -> d
         rows[clip.id] = {name: counts[name] for name in ("nearer", "neighbours")}
         rows[clip.id] |= {f"window_{name}": value for name, value in counts.items()}
         for first, source in wrong.places(clip.frames):
+            if first >= len(lips):  # a mouth shorter than a window of SyncNet, at the end of the clip
+                continue
             changed = faces.copy()
             changed[first : first + wrong.frames] = faces[source]
             moved = model.embed_clip(changed, mfcc)[0]

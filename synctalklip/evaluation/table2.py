@@ -4,6 +4,7 @@ T video frames at 25 Hz.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -184,7 +185,13 @@ def _scores(
         name: [Parts.of(found.get(key, empty), found.get(weight, empty)) for key, weight, _ in columns]
         for name, found in counts.items()
     }
-    cells = {name: [score(one, samples, seed) for one in scored] for name, scored in parts.items()}
+    cells = {
+        name: [
+            score(one, samples, seed) if key in counts[name] else Cell(math.nan)
+            for one, (key, _, _) in zip(scored, columns, strict=True)
+        ]
+        for name, scored in parts.items()
+    }
     for index, (_, _, column) in enumerate(columns):
         for row in best_of([scored[index].value for scored in cells.values()], column.higher_is_better):
             scored = list(cells.values())[row]

@@ -72,8 +72,8 @@ def collect(config: Mapping[str, Any], missing: Sequence[str], root: Path) -> Re
         "missing": list(missing),
         "notes": notes,
         "shipped": state_shipped(config, root),
-        "runs": runs,
-        "seconds": sum(run["seconds"] for run in runs),
+        "runs": costs,
+        "seconds": sum(run["seconds"] for run in costs),
     }
     return _without_paths(record, config["data"]["root"], root)
 

@@ -44,7 +44,7 @@ def learned(toy_corpus, untrained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("learned")
     fixed = [f"data.prepared={toy_corpus}", f"checkpoint={untrained}", f"run.dir={folder}", "run.name=test"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("learn_distance", overrides=[*fixed, "device=cpu", "train.passes=12", "train.lr=0.01"])
+        cfg = compose("learn_distance", overrides=[*fixed, "device=cpu", "train.passes=30", "train.lr=0.01"])
     DistanceTrainer(cfg).run()
     return folder / "checkpoints" / "checkpoint_best.pt"
 

@@ -80,7 +80,7 @@ def test_ground_truth_and_still_mouth(toy_corpus, tmp_path, syncnet):
     truth, still = tmp_path / "truth", tmp_path / "still"
     table = evaluate(config(toy_corpus, truth, "generated=ground_truth", *judges))
     evaluate(config(toy_corpus, still, "generated=still_mouth", *judges))
-    assert "| Ground truth | 3 | ∞ | ∞ | 1.000 [1.000, 1.000]" in table
+    assert "| Ground truth | 3 | ∞ | 1.000 [1.000, 1.000]" in table
     assert "SyncNet (small, trained on toy)" in table
 
     assert [row["id"] for row in rows_of(still)] == ["test_0", "test_1", "test_2"]

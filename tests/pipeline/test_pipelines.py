@@ -49,7 +49,7 @@ def test_commands_compose_and_write_apart_from_one_another(name):
         runs.add(found.run.name)
         assert phase.folder == f"outputs/{found.run.name}"
         if "data" in found and phase.script != "pipeline":
-            assert found.data.name in ("synthetic", "stage1", "grid", "grid_raw", "grid_unseen")
+            assert found.data.name in ("synthetic", "stage1", "rendered", "grid", "grid_raw", "grid_unseen")
         if "data.root" in phase.args:
             assert found.data.root == (GRID if on_grid else f"data/{found.data.name}")
     assert len(runs) == len(plan_phases(wanted))
@@ -61,12 +61,14 @@ def test_what_a_phase_reads_was_written_by_one_that_it_needs(name):
     """Paths below the pipeline's own folder belong to phases that end before."""
     wanted = config(name)
     plan = {phase.name: phase for phase in plan_phases(wanted)}
-    needed: dict[str, set[str]] = {}
+
+    def needed(name: str) -> set[str]:
+        return {*plan[name].needs, *(far for need in plan[name].needs for far in needed(need))}
+
     for phase in plan.values():
-        needed[phase.name] = {*phase.needs, *(far for need in phase.needs for far in needed[need])}
         for path in re.findall(rf"outputs/{re.escape(wanted['run']['name'])}/[\w./-]+", phase.command):
             writers = [other.name for other in plan.values() if f"{path}/".startswith(f"{other.folder}/")]
-            assert set(writers) & needed[phase.name], f"{phase.name} reads {path}, which {writers} writes"
+            assert set(writers) & needed(phase.name), f"{phase.name} reads {path}, which {writers} writes"
 
 
 def test_the_demo_of_make_starts_from_what_ships():
@@ -75,7 +77,7 @@ def test_the_demo_of_make_starts_from_what_ships():
     assert plan["finetune"].needs == plan["lip_reader"].needs == ("prepare",)
     starts = [commanded(plan[name]) for name in ("finetune", "lip_reader", "generator")]
     paths = [starts[0].init_from, starts[1].init_from, starts[2].init.generator]
-    assert paths == [f"checkpoints/{name}_grid" for name in ("avsyncnet", "reader", "generator")]
+    assert paths == [f"checkpoints/{name}_rendered" for name in ("avsyncnet", "reader", "generator")]
     assert all((CONFIGS.parent / path / "model.safetensors").is_file() for path in paths)
 
 
@@ -103,6 +105,6 @@ def test_an_argument_is_changed_from_the_command_line():
     assert commanded(plan["generator"]).trainer.steps == 7
     assert commanded(plan["syncnet"]).train.lr == 0.5
     with pytest.raises(
-        SyncTalklipError, match=r"phases\.table\.nedes: is no setting of a phase; these are args, least"
+        SyncTalklipError, match=r"phases\.table\.nedes: is no setting of a phase; these are args, device, least"
     ):
         phases("demo", "+phases.table.nedes=[]")
