@@ -36,8 +36,8 @@ class Clip:
         speaker: "" when unknown.
         source: the raw video this clip was prepared from.
         roi_mode: how the mouth ROI was cut.
-        words: (word, start, end) in seconds from the first frame, empty where the corpus does not tell.
         root: folder of the manifest; not part of the record.
+        words: (word, start, end) in seconds from the first frame, empty where the corpus does not tell.
     """
 
     id: str
@@ -48,8 +48,8 @@ class Clip:
     speaker: str = ""
     source: str = ""
     roi_mode: str = "landmark"
-    words: tuple[tuple[str, float, float], ...] = ()
     root: Path = field(default=Path("."), compare=False)
+    words: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def faces(self) -> Path:

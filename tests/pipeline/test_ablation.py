@@ -97,7 +97,7 @@ def test_every_row_says_another_sentence_too():
     assert places(phases["table_3"], "cross") == places(phases["table_3"], "evaluate")
 
 
-def test_the_second_judge_has_another_structure_and_other_clips_than_the_supervisors():
+def test_the_second_judge_has_another_structure_and_other_clips_than_the_experts():
     phases = planned()
     first, second, expert = (composed(phases[name]) for name in ("syncnet", "syncnet2", "syncnet_expert"))
     assert first.syncnet.structure == expert.syncnet.structure != second.syncnet.structure
