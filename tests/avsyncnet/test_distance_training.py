@@ -83,10 +83,20 @@ def test_sound_that_is_moved_by_one_frame_is_found_there(toy_corpus, learned, tm
     assert found["window_found0"] < 0.3 * found["window_sounds"]
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(configure):
-    whole, first = DistanceTrainer(configure(run="whole")), DistanceTrainer(configure("train.passes=1", run="parts"))
+def stopped_after(save):
+    def save_and_stop():
+        save()
+        raise KeyboardInterrupt
+
+    return save_and_stop
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(configure, monkeypatch):
+    whole, first = DistanceTrainer(configure(run="whole")), DistanceTrainer(configure(run="parts"))
     whole.run()
-    first.run()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(first, "save", stopped_after(first.save))
+        first.run()
     second = DistanceTrainer(configure(run="parts"))
     assert second.done == 1
     second.run()
