@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from synctalklip.benchmark.parts import Part, Rows, Section, precisions, report
-from synctalklip.benchmark.timing import Budget, measure
+from synctalklip.benchmark.parts import Budget, Part, Rows, Section, measure, precisions, report
 from synctalklip.cli import CONFIGS
 from synctalklip.device import choose_device
 from synctalklip.generator.fused import FusedGenerator

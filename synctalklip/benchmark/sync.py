@@ -10,8 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from synctalklip.benchmark import naive
-from synctalklip.benchmark.parts import COMPARISON, Section, comparison, report, sized
-from synctalklip.benchmark.timing import Work
+from synctalklip.benchmark.parts import COMPARISON, Section, Work, comparison, report, sized
 from synctalklip.cli import CONFIGS
 from synctalklip.data.features import CEPSTRA, STACK
 from synctalklip.device import choose_device
