@@ -14,7 +14,7 @@ import torch
 from synctalklip import checkpoint
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.face import crop_face
+from synctalklip.data.geometry import crop_face
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import MetricError
 

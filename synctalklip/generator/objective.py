@@ -18,8 +18,7 @@ from torch.nn import functional
 from synctalklip import losses
 from synctalklip.avsyncnet.config import LAST
 from synctalklip.avsyncnet.expert import Expert
-from synctalklip.data.face import faces_to_rois
-from synctalklip.data.features import CROP_SIZE, normalize_roi
+from synctalklip.data.features import CROP_SIZE, faces_to_rois, normalize_roi
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.contrastive import Contrastive
 from synctalklip.generator.feature_cache import FeatureCache

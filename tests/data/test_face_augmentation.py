@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from synctalklip.data.augment import FaceAugmentation
-from synctalklip.data.face import BGR_TO_GREY, faces_to_rois
+from synctalklip.data.features import BGR_TO_GREY, faces_to_rois
 
 ALL = FaceAugmentation(probability=1.0, mirror=0.5, shift=0.05, scale=0.1, stretch=0.08, rotate=8.0, colour=0.0)
 

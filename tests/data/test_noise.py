@@ -7,7 +7,7 @@ import pytest
 import torch
 from prepared_factory import make_prepared
 
-from synctalklip.data.augment import Augmentation
+from synctalklip.data.augment import Augmentation, Noise, NoiseMixer, mix
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.dataset import ClipDataset, collate
 from synctalklip.data.encode import MediaError
@@ -15,7 +15,6 @@ from synctalklip.data.features import audio_features
 from synctalklip.data.labels import DatasetError
 from synctalklip.data.manifest import read_manifest
 from synctalklip.data.media import write_wav
-from synctalklip.data.noise import Noise, NoiseMixer, mix
 
 BABBLE = Noise(prob=1.0, kind="babble", path=None, snr_db=0.0, babble_clips=3)
 
