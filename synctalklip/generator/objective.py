@@ -22,8 +22,8 @@ from synctalklip.data.features import CROP_SIZE, faces_to_rois, normalize_roi
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.contrastive import Contrastive
 from synctalklip.generator.feature_cache import FeatureCache
-from synctalklip.generator.schedule import LossSchedule
-from synctalklip.syncnet.expert import SyncExpert
+from synctalklip.generator.optim import LossSchedule
+from synctalklip.syncnet.lse import SyncExpert
 
 PREFIX = "lambda_"
 NEIGHBOURS = ("shown", "hidden", "apart")

@@ -36,13 +36,13 @@ from synctalklip.generator.monitor import CollapseMonitor, Meters, RunLog, discr
 from synctalklip.generator.networks import TrainStep, build_networks, load_average, save_average, update_average
 from synctalklip.generator.objective import Objective, Painted
 from synctalklip.generator.optim import (
+    EncoderSwitch,
     FiniteGuard,
     learning_rate_factor,
     set_learning_rate,
     set_settings,
     settings_of,
 )
-from synctalklip.generator.schedule import EncoderSwitch
 from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.generator.unet import generator_input, to_unit
 from synctalklip.generator.validation import COLUMNS, Samples, validate

@@ -1,4 +1,4 @@
-"""When lips have to close; the lips' geometry of rendered people, from pixels to columns: every needle the right way."""
+"""When lips have to close; the geometry of rendered lips, from pixels to columns: every needle moves the right way."""
 
 from dataclasses import replace
 

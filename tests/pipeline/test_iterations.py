@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from synctalklip.cli import CONFIGS
 from synctalklip.pipeline.iterations import IterationError, iteration_phases
-from synctalklip.pipeline.plan import plan_phases
+from synctalklip.pipeline.phases import plan_phases
 
 
 def composed(config, overrides):
