@@ -17,7 +17,7 @@ from torch import Tensor
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.features import BGR_TO_GREY, CROP_SIZE, normalize_roi
-from synctalklip.data.labels import DatasetError
+from synctalklip.data.manifest import DatasetError
 
 FULL_SCALE = 32767
 KINDS = {"noise": ("noise",), "babble": ("babble",), "both": ("noise", "babble")}

@@ -16,8 +16,7 @@ from tqdm import tqdm
 from synctalklip.data.augment import Augmentation, NoiseMixer, augment_rois
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.features import audio_features, normalize_roi
-from synctalklip.data.labels import DatasetError, FrameLabels
-from synctalklip.data.manifest import Clip
+from synctalklip.data.manifest import Clip, DatasetError, FrameLabels
 from synctalklip.data.text import EOS, PAD, Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from synctalklip.data.geometry import FaceError
 from synctalklip.data.manifest import Clip, ManifestError
 from synctalklip.data.tracking import choose_face
 from synctalklip.errors import SyncTalklipError
-from synctalklip.evaluation.pairs import Pair
+from synctalklip.evaluation.methods import Pair
 from synctalklip.metrics.openness import aperture, closures, compare_apertures, landmark_distance
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,7 @@ from synctalklip.data.features import faces_to_rois
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.evaluation.judges import Judges
-from synctalklip.evaluation.methods import Method, VideoError
-from synctalklip.evaluation.pairs import Pair
+from synctalklip.evaluation.methods import Method, Pair, VideoError
 from synctalklip.evaluation.strip import draw_strip
 from synctalklip.metrics.avs import score_avs
 from synctalklip.metrics.image import score_faces, score_frames

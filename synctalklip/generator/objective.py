@@ -20,8 +20,8 @@ from synctalklip.avsyncnet.config import LAST
 from synctalklip.avsyncnet.expert import Expert
 from synctalklip.data.features import CROP_SIZE, faces_to_rois, normalize_roi
 from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.batches import FeatureCache
 from synctalklip.generator.contrastive import Contrastive
-from synctalklip.generator.feature_cache import FeatureCache
 from synctalklip.generator.optim import LossSchedule
 from synctalklip.syncnet.lse import SyncExpert
 

@@ -20,9 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from synctalklip.checkpoint import write_atomically, write_text
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
-from synctalklip.pipeline.iterations import iteration_rows
 from synctalklip.pipeline.phases import Phase, elapsed, plan_phases, read_state, recorded, unfinished
 from synctalklip.pipeline.report import plot_curves, read_curves
+from synctalklip.pipeline.sweeps import iteration_rows
 from synctalklip.tables.claims import Claim, judge_claims, judge_target
 from synctalklip.tables.pages import NOT_MEASURED, commands_page, results_page
 from synctalklip.tables.record import PAPER, Line, Record, comparison_line, measure, read_record, write_record

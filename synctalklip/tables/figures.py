@@ -17,7 +17,7 @@ from matplotlib.image import AxesImage
 
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import MetricError
-from synctalklip.metrics.misreadings import Readings, confusion, errors_by_length
+from synctalklip.metrics.intelligibility import NOTHING, Readings, align, confusion
 from synctalklip.metrics.statistics import Parts, bootstrap
 from synctalklip.tables.blocks import Method, group_by_name
 from synctalklip.tables.runs import Run, check_comparable, reader_names
@@ -108,6 +108,27 @@ def _read_by(methods: Sequence[Method], reader: str) -> dict[str, list[Readings]
     ids = _clips(methods)
     found = {method.name: [readings_of(run, reader, ids) for run in method.runs] for method in methods}
     return {name: runs for name, runs in found.items() if all(readings.vocabulary for readings in runs)}
+
+
+def errors_by_length(runs: Sequence[Readings]) -> dict[int, Parts]:
+    """Number of letters -> words of that length that were read wrong, over all of them, run by run and clip by clip.
+
+    Words that were read though nothing was said have no length of their own and are not counted.
+
+    Args:
+        runs: of one method, of the same clips in the same order.
+    """
+    longest = max(len(word) for readings in runs for word in readings.vocabulary)
+    wrong, every = np.zeros((2, len(runs), len(runs[0].references), longest + 1))
+    for run, readings in enumerate(runs):
+        for clip, (reference, hypothesis) in enumerate(zip(readings.references, readings.hypotheses, strict=True)):
+            for said, read in align(reference.split(), hypothesis.split()):
+                if said != NOTHING:
+                    every[run, clip, len(said)] += 1
+                    wrong[run, clip, len(said)] += said != read
+    lengths = np.flatnonzero(every.sum((0, 1)))
+    finite = np.zeros(len(runs), bool)
+    return {int(length): Parts(wrong[..., length], every[..., length], finite) for length in lengths}
 
 
 def wer_by_word_length(

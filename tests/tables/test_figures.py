@@ -7,18 +7,17 @@ import pytest
 from run_factory import READERS, write_run
 
 from synctalklip.errors import MetricError
-from synctalklip.metrics.misreadings import (
+from synctalklip.metrics.intelligibility import (
     NOTHING,
     OTHER,
     VISEMES,
     Readings,
     align,
     confusion,
-    errors_by_length,
     to_visemes,
 )  # fmt: skip
 from synctalklip.tables.blocks import group_by_name
-from synctalklip.tables.figures import draw_figures, lse_over_shift, write_figures
+from synctalklip.tables.figures import draw_figures, errors_by_length, lse_over_shift, write_figures
 
 TEXTS = ["bin blue at f two now", "set red by p one soon"]
 READ = ["bin blue by f now", "set red by one soon"]
