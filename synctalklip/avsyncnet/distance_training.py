@@ -206,7 +206,8 @@ class DistanceTrainer:
         checkpoint.save(self.folder / "checkpoint_best.pt", whole)
         state = {"kind": KIND, "run": self.identity, "done": self.done, "best": self.best}
         state |= {"distance": self._weights(), "best_weights": self.best_weights}
-        checkpoint.save(self.folder / "checkpoint_last.pt", state | {"optimizer": self.optimizer.state_dict(), "decay": self.decay.state_dict()})
+        state |= {"optimizer": self.optimizer.state_dict(), "decay": self.decay.state_dict()}
+        checkpoint.save(self.folder / "checkpoint_last.pt", state)
 
     def resume(self) -> None:
         """Go on from the saved state where there is one."""

@@ -94,8 +94,8 @@ def stopped_after(save):
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(configure, monkeypatch):
     whole, first = DistanceTrainer(configure(run="whole")), DistanceTrainer(configure(run="parts"))
     whole.run()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(first, "save", stopped_after(first.save))
+    monkeypatch.setattr(first, "save", stopped_after(first.save))
+    with pytest.raises(KeyboardInterrupt):
         first.run()
     second = DistanceTrainer(configure(run="parts"))
     assert second.done == 1
