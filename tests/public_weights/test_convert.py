@@ -178,6 +178,23 @@ LOCAL = {
 }
 
 
+def assert_trains_talklip(cfg, words) -> None:
+    """The lip-reading loss of TalkLip's training, built from the configuration of its expert: eq. 4 by hand."""
+    from fairseq.criterions import build_criterion
+
+    criterion = build_criterion(cfg.criterion, SimpleNamespace(target_dictionary=words))
+    logits, target = torch.randn(1, 3, 7, generator=torch.Generator().manual_seed(0)), torch.tensor([[5, 6, 2]])
+    model = SimpleNamespace(
+        get_normalized_probs=lambda output, log_probs: output.log_softmax(-1), get_targets=lambda *_: target
+    )
+    found, _ = criterion.compute_loss(model, logits, {})
+    log = logits.log_softmax(-1)
+    share = 0.1 / 6
+    truth = log.gather(2, target[..., None]).sum()
+    assert torch.allclose(found, -(1 - 0.1 - share) * truth - share * log.sum())
+    assert criterion.sentence_avg
+
+
 def test_ours_becomes_a_file_that_fairseq_reads(tmp_path, model_bytes):
     from fairseq.checkpoint_utils import load_checkpoint_to_cpu
     from fairseq.data import Dictionary
@@ -207,6 +224,7 @@ def test_ours_becomes_a_file_that_fairseq_reads(tmp_path, model_bytes):
     assert len(units) == read["model"]["encoder.w2v_model.label_embs_concat"].shape[0]
     assert Path(cfg.task.tokenizer_bpe_model).read_bytes() == model_bytes
     assert read["task_state"] == {}
+    assert_trains_talklip(cfg, words)
 
     convert(tmp_path / "sub" / "public.pt", tmp_path / "again", "ours")
     assert_same(load_expert(tmp_path / "again"), model)
