@@ -24,7 +24,9 @@ _HEADS = (_ENCODER + "label_embs_concat", _ENCODER + "final_proj.")
 _HINT = "it is no generator or discriminator of TalkLip's structure"
 
 
-def to_ours(state: Mapping[str, Any], source: Path, output: Path, roi_mode: str | None) -> list[str]:
+def to_ours(
+    state: Mapping[str, Any], source: Path, output: Path, roi_mode: str | None, heads: int | None = None
+) -> list[str]:
     """Write the file that `load_generator` or `start_from` reads.
 
     Args:
@@ -32,6 +34,7 @@ def to_ours(state: Mapping[str, Any], source: Path, output: Path, roi_mode: str 
         source: the file.
         output: the `.pt` file to write.
         roi_mode: how the mouth regions of its training were cut; None is the public way.
+        heads: attention heads of its audio encoder; None is those of the public encoder of its width.
 
     Returns:
         What to tell the user, line by line.
@@ -49,7 +52,7 @@ def to_ours(state: Mapping[str, Any], source: Path, output: Path, roi_mode: str 
         config, kept, about = _discriminator(weights, source)
         kind, told = DISCRIMINATOR_KIND, f"{DISCRIMINATOR_KIND} of Wav2Lip's structure"
     else:
-        config, kept, about = read_generator(weights, source, roi_mode or PUBLIC_ROI_MODE)
+        config, kept, about = read_generator(weights, source, roi_mode or PUBLIC_ROI_MODE, heads)
         kind, told = KIND, f"{KIND}, audio encoder {about}"
     left_out = sorted(set(weights) - set(kept)) + (["optimizer"] if state.get("optimizer") else [])
     step = state.get("global_step")
@@ -73,7 +76,7 @@ def to_ours(state: Mapping[str, Any], source: Path, output: Path, roi_mode: str 
 
 
 def read_generator(
-    weights: Mapping[str, Tensor], source: Path, roi_mode: str
+    weights: Mapping[str, Tensor], source: Path, roi_mode: str, heads: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """What `build_generator` needs for public weights, those weights that it takes, and the encoder's size in words.
 
@@ -89,7 +92,7 @@ def read_generator(
     if not heard:
         raise CheckpointError(f"{source}: has no {_ENCODER}* and no binary_pred.*: {_HINT}")
     structure = encoder_structure(heard, source)
-    structure["encoder_attention_heads"] = heads_of(structure["encoder_embed_dim"], source)
+    structure["encoder_attention_heads"] = heads or heads_of(structure["encoder_embed_dim"], source)
     config = {**_public("generator"), "roi_mode": roi_mode, "encoder": asdict(AVHubertConfig(**structure))}
     kept = {
         name: value

@@ -298,6 +298,27 @@ def test_public_sizes_are_recognised(tmp_path, sizes, decoder, name, parameters)
             read_stage_one(state, path)
 
 
+def test_attention_heads_are_never_guessed(fine_tuned, tmp_path):
+    path, model = fine_tuned
+    began = public_file(tmp_path / "pretrained.pt", model.encoder.w2v_model.state_dict(), ENCODER)
+
+    def left_by_their_trainer(state, w2v_path):
+        state["cfg"]["model"] |= {"w2v_args": None, "w2v_path": str(w2v_path)}
+
+    known = changed(path, tmp_path / "known.pt", lambda state: left_by_their_trainer(state, began))
+    assert f"attention heads: 4, from {began}" in "\n".join(convert(known, tmp_path / "known", "ours"))
+    assert_same(load_expert(tmp_path / "known"), model)
+    unknown = changed(path, tmp_path / "unknown.pt", lambda state: left_by_their_trainer(state, "/gone/x.pt"))
+    with pytest.raises(CheckpointError, match=r"no public model has 32 dimensions; give their number with heads="):
+        convert(unknown, tmp_path / "unknown", "ours")
+    with pytest.raises(CheckpointError, match="cannot be built"):
+        convert(unknown, tmp_path / "unknown", "ours", heads=5)
+    convert(unknown, tmp_path / "unknown", "ours", heads=4)
+    assert_same(load_expert(tmp_path / "unknown"), model)
+    with pytest.raises(CheckpointError, match="has 4 attention heads; leave out heads=2"):
+        convert(path, tmp_path / "stated", "ours", heads=2)
+
+
 def changed(path: Path, target: Path, change) -> Path:
     """A copy of a public file after `change` of its content."""
     state = torch.load(path, weights_only=False)
