@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synctalklip.data.features import CEPSTRA, SYNC_FRAMES, sound_windows
+from synctalklip.data.features import CEPSTRA, SAMPLE_RATE, SYNC_FRAMES, sound_windows
 from synctalklip.errors import MetricError
 
+SAMPLES_PER_FRAME = SAMPLE_RATE // 25
 FACE = 96  # pixels of a face crop's side
 
 
@@ -36,13 +37,19 @@ def _projection(width: int, embedding: int) -> nn.Sequential:
 class _WindowEmbedder(nn.Module):
     """Whole-clip embedding, shared by all structures.
 
-    `ends` is how `sync.score_clip` treats the ends of a clip; `chunk` windows are embedded at a time, which bounds
-    memory; `any_size` says whether whole frames are taken, or 96x96 face crops only.
+    `ends` is how `lse.score_clip` treats the ends of a clip; `chunk` windows are embedded at a time, which bounds
+    memory; `any_size` says whether whole frames are taken, or 96x96 face crops only; `window_rule` says how many
+    windows of a clip are scored, where that is not every one of the video.
     """
 
     any_size: bool
     ends: str
     chunk: int
+    window_rule: str | None = None
+
+    def windows(self, frames: int, samples: int) -> int:
+        """How many windows of a clip of so many frames and samples of sound are scored."""
+        return frames - SYNC_FRAMES + 1
 
     def pixels(self, faces: Tensor) -> Tensor:
         """Face crops (N,96,96,3) uint8 BGR, or frames of `any_size` -> the network's input (3,N,H,W) float."""
@@ -91,6 +98,12 @@ class SyncNet(_WindowEmbedder):
     """
 
     any_size = True
+    window_rule = "min(frames, samples / 640) - 5 a clip, as published"
+
+    def windows(self, frames: int, samples: int) -> int:
+        """The published script (joonson/syncnet_python, SyncNetInstance.evaluate) takes no window that padded sound
+        would reach into, and leaves out the last of the others."""
+        return min(frames, samples // SAMPLES_PER_FRAME) - SYNC_FRAMES
 
     def __init__(self, embedding: int = 1024, ends: str = "zeros", chunk: int = 50) -> None:
         super().__init__()
