@@ -45,9 +45,7 @@ def assert_crop_rule(rule: str, detector: FaceDetector) -> None:
     if rule not in CROP_RULES:
         raise FaceError(f"crop_rule is '{rule}'; use one of {', '.join(CROP_RULES)}")
     if rule == S3FD and getattr(detector, "finder", None) != S3FD:
-        raise FaceError(
-            "crop_rule=s3fd needs the boxes of S3FD; add detector=face_alignment, with its weights"
-        )
+        raise FaceError("crop_rule=s3fd needs the boxes of S3FD; add detector=face_alignment, with its weights")
 
 
 class DlibFaces:

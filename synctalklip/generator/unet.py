@@ -52,7 +52,15 @@ def to_unit(images: Tensor) -> Tensor:
 class ConvBlock(nn.Module):
     """Convolution, batch norm, optional residual sum, ReLU; (N,C,H,W) -> (N,C',H',W')."""
 
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, padding: int = 0, residual: bool = False):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        kernel: int,
+        stride: int | tuple[int, int] = 1,
+        padding: int = 0,
+        residual: bool = False,
+    ):
         super().__init__()
         convolution = nn.Conv2d(cin, cout, kernel, stride, padding)
         self.conv_block = nn.Sequential(convolution, nn.BatchNorm2d(cout))

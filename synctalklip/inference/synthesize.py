@@ -25,7 +25,7 @@ from synctalklip.data.detectors import FaceDetector, assert_crop_rule
 from synctalklip.data.geometry import FACE_SIZE, S3FD, FaceError, crop_face, found_boxes, geometry, paste_face
 from synctalklip.data.tracking import track_face
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.fused import FusedGenerator, TalkingFace
+from synctalklip.generator.fused import FusedGenerator, TalkingFace, speech_features_of
 from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
 from synctalklip.generator.unet import UPPER_ROWS
 from synctalklip.inference.options import Options, Report, make_statement, sidecar_of
@@ -106,7 +106,13 @@ def synthesize(
     plan = list(frame_plan(faces.total, len(wave), fps, options.tail, Fraction(options.audio_offset_ms) / 1000))
     source = PingPongReader(video, fps, faces.total, options.buffer_mb * 2**20)
     speech = SpeechEmbeddings(
-        model.encode_speech, wave, options.speech_chunk, options.speech_context, options.sampling, device
+        model.encode_speech,
+        wave,
+        options.speech_chunk,
+        options.speech_context,
+        options.sampling,
+        device,
+        speech_features_of(model),
     )
     fused = FusedGenerator(model, options.precision, device)
     frames = paint(fused, speech, zip(plan, watch.watch(source.read(), "decode")), faces, options, watch)

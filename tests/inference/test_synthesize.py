@@ -101,7 +101,7 @@ def test_public_weights_paint_the_boxes_that_s3fd_found(tmp_path):
         module.find_face(*plan, faces, options, Stopwatch())
     faces.finder = "s3fd"
     boxes = module.find_face(*plan, faces, options, Stopwatch()).boxes
-    assert np.array_equal(boxes, np.tile(np.float32([47.5, 23.5, 111.5, 107.5]), (3, 1)))
+    assert np.array_equal(boxes, np.tile(np.float32([47.5, 23.5, 112.5, 108.5]), (3, 1)))
     boxes = module.find_face(*plan, faces, OPTIONS, Stopwatch()).boxes
     assert np.allclose(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
