@@ -290,10 +290,10 @@ def _mel_filters(sample_rate: int, fft_size: int) -> Tensor:
 @cache
 def _slaney_bands() -> Tensor:
     """Triangular filters of unit area over the bins of the transform, (80, 401) float64."""
-    from librosa.filters import mel
+    from torchaudio.functional import melscale_fbanks
 
-    low, high = _MEL_RANGE
-    return torch.from_numpy(mel(sr=SAMPLE_RATE, n_fft=_MEL_WINDOW, n_mels=MELS, fmin=low, fmax=high)).double()
+    bands = melscale_fbanks(_MEL_WINDOW // 2 + 1, *_MEL_RANGE, MELS, SAMPLE_RATE, "slaney", "slaney")
+    return bands.T.double()
 
 
 @cache

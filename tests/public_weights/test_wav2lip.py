@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from media_factory import astronaut
+from media_factory import moving_face
 from omegaconf import OmegaConf
 from prepared_factory import make_prepared
 
@@ -36,8 +36,8 @@ def sound(samples: int, seed: int = 0) -> np.ndarray:
 
 def published_mel(wave: np.ndarray) -> np.ndarray:
     """The published settings one after the other, (80, steps)."""
-    x = wave.astype(np.float32) / 32768
-    x = np.concatenate([x[:1], x[1:].astype(float) - 0.97 * x[:-1]])
+    x = wave / 32768
+    x = np.concatenate([x[:1], x[1:] - 0.97 * x[:-1]])
     x = np.pad(x, 400, mode="reflect")
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(800) / 800)
     magnitudes = np.abs([np.fft.rfft(window * x[i : i + 800]) for i in range(0, len(x) - 799, 200)]).T
@@ -157,7 +157,7 @@ def test_a_converted_file_computes_what_the_public_layers_do(converted, weights)
     public = published_forward(weights, mel.reshape(2, 1, 80, 16), faces)
     assert public.std() > 0.05
     torch.testing.assert_close(model(faces, speech), public, atol=1e-5, rtol=0)
-    assert not torch.allclose(model(faces, speech.flip(0)), public, atol=1e-3)
+    assert (model(faces, torch.zeros_like(speech)) - public).abs().max() > 1e-3
 
 
 def test_an_evaluation_paints_with_it(converted, weights, tmp_path):
@@ -177,7 +177,7 @@ def test_an_evaluation_paints_with_it(converted, weights, tmp_path):
 
 
 def test_it_speaks_on_any_video(converted, tmp_path):
-    media.write_video(tmp_path / "face.mp4", [astronaut()] * 3, 25)
+    media.write_video(tmp_path / "face.mp4", moving_face(3), 25)
     media.write_wav(tmp_path / "speech.wav", sound(3 * 640))
     detector = build(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
     options = Options.default(progress=False, precision="fp32", feather=0.0, shape="box")
