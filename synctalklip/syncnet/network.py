@@ -7,7 +7,7 @@ Sound is 13 MFCC at 100 Hz, so a window holds 5 frames and 20 MFCC steps.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from synctalklip.data.features import CEPSTRA, SAMPLE_RATE, SYNC_FRAMES, sound_w
 from synctalklip.errors import MetricError
 
 SAMPLES_PER_FRAME = SAMPLE_RATE // 25
+CACHED_WINDOWS = 4  # windows of 224x224 pictures at a time: more fall out of a CPU's caches
 FACE = 96  # pixels of a face crop's side
 
 
@@ -35,28 +36,26 @@ def _stack(layers: list[nn.Module]) -> nn.Sequential:
 
 
 def _folded(stack: nn.Sequential) -> nn.Sequential:
-    """A `_stack` in eval mode with its norms folded into its convolutions, and without a dimension of time: frames
-    that a kernel spans become channels, the first frame's channels first."""
+    """The lips' `_stack` in eval mode with its norms folded into its convolutions, and without a dimension of time:
+    frames that a kernel spans become channels, the first frame's channels first."""
     layers: list[nn.Module] = []
     for layer in stack:
-        if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d):
-            layers[-1] = _in_plane(fuse_conv_bn_eval(layers[-1], layer))
+        if isinstance(layer, nn.BatchNorm3d):
+            layers[-1] = _in_plane(cast(nn.Conv3d, fuse_conv_bn_eval(layers[-1], layer)))
         elif isinstance(layer, nn.MaxPool3d):
             places = [value if isinstance(value, int) else value[1:] for value in _pooling(layer)]
             layers.append(nn.MaxPool2d(*places))
         else:
             layers.append(layer)
-    return nn.Sequential(*layers)
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _pooling(layer: nn.MaxPool3d) -> tuple[Any, Any, Any]:
     return layer.kernel_size, layer.stride, layer.padding
 
 
-def _in_plane(layer: nn.Conv2d | nn.Conv3d) -> nn.Conv2d:
+def _in_plane(layer: nn.Conv3d) -> nn.Conv2d:
     """A convolution whose kernel spans its whole input in time as one over the plane."""
-    if isinstance(layer, nn.Conv2d):
-        return layer
     kernel = layer.weight.transpose(1, 2).flatten(1, 2)
     places: Any = layer.kernel_size[1:], layer.stride[1:], layer.padding[1:]
     flat = nn.Conv2d(kernel.shape[1], kernel.shape[0], *places, device=kernel.device)
@@ -114,21 +113,21 @@ class _WindowEmbedder(nn.Module):
         device = next(self.parameters()).device
         windows = sound_windows(torch.as_tensor(mfcc, dtype=torch.float32), len(faces)).to(device)
         faces = torch.as_tensor(faces)
-        embed_lips, embed_sound = self.embedders()
+        embed_lips = self.lip_embedder()
         video = []
         for start in range(0, len(windows), self.chunk):
             clip = self.pixels(faces[start : start + self.chunk + SYNC_FRAMES - 1].to(device))
             video.append(embed_lips(clip))
-        audio = [embed_sound(part) for part in windows.split(self.chunk)]
+        audio = [self.embed_audio(part) for part in windows.split(self.chunk)]
         return torch.cat(video).cpu(), torch.cat(audio).cpu()
 
-    def embedders(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """What `embed_clip` embeds with: a stretch of lips (3,5+k,H,W) -> (k+1,E), and sound (N,1,13,20) -> (N,E)."""
+    def lip_embedder(self) -> Callable[[Tensor], Tensor]:
+        """What `embed_clip` embeds stretches of lips with, (3,5+k,H,W) -> (k+1,E)."""
 
-        def lips(clip: Tensor) -> Tensor:
+        def embed(clip: Tensor) -> Tensor:
             return self.embed_video(clip.unsqueeze(0)).reshape(clip.shape[1] - SYNC_FRAMES + 1, -1)
 
-        return lips, self.embed_audio
+        return embed
 
 
 class SyncNet(_WindowEmbedder):
@@ -148,7 +147,7 @@ class SyncNet(_WindowEmbedder):
         would reach into, and leaves out the last of the others."""
         return min(frames, samples // SAMPLES_PER_FRAME) - SYNC_FRAMES
 
-    def __init__(self, embedding: int = 1024, ends: str = "zeros", chunk: int = 8) -> None:
+    def __init__(self, embedding: int = 1024, ends: str = "zeros", chunk: int = 50) -> None:
         super().__init__()
         self.ends, self.chunk = ends, chunk
         self.netcnnaud = _stack(
@@ -186,18 +185,20 @@ class SyncNet(_WindowEmbedder):
         images = F.interpolate(images, size=(224, 224), mode="bilinear", align_corners=False)
         return images.transpose(0, 1)
 
-    def embedders(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """See `_WindowEmbedder.embedders`. Norms are folded into the convolutions, and those of the lips are computed in
-        two dimensions, five frames as channels: the same numbers, a third faster on a CPU."""
+    def lip_embedder(self) -> Callable[[Tensor], Tensor]:
+        """See `_WindowEmbedder.lip_embedder`: the same numbers from two-dimensional convolutions that hold the norms,
+        with the five frames as channels, which CPUs compute faster; in eval mode."""
         if self.training:
-            return super().embedders()
-        see, hear = _folded(self.netcnnlip), _folded(self.netcnnaud)
+            return super().lip_embedder()
+        see = _folded(self.netcnnlip)
 
-        def lips(clip: Tensor) -> Tensor:
-            windows = clip.transpose(0, 1).unfold(0, SYNC_FRAMES, 1).permute(0, 4, 1, 2, 3)
-            return self.netfclip(see(windows.flatten(1, 2)).flatten(1))
+        def embed(clip: Tensor) -> Tensor:
+            windows = clip.transpose(0, 1).unfold(0, SYNC_FRAMES, 1).permute(0, 4, 1, 2, 3).flatten(1, 2)
+            parts = windows.split(CACHED_WINDOWS if clip.device.type == "cpu" else len(windows))
+            seen = [see(part.contiguous(memory_format=torch.channels_last)) for part in parts]
+            return self.netfclip(torch.cat(seen).flatten(1))
 
-        return lips, lambda sound: self.netfcaud(hear(sound).flatten(1))
+        return embed
 
     def embed_audio(self, sound: Tensor) -> Tensor:
         """(N,1,13,20) MFCC windows -> (N,E)."""

@@ -157,7 +157,7 @@ def test_a_converted_file_computes_what_the_public_layers_do(converted, weights)
     public = published_forward(weights, mel.reshape(2, 1, 80, 16), faces)
     assert public.std() > 0.05
     torch.testing.assert_close(model(faces, speech), public, atol=1e-5, rtol=0)
-    assert (model(faces, torch.zeros_like(speech)) - public).abs().max() > 1e-3
+    assert (model(faces, 100 * speech) - public).abs().max() > 1e-2
 
 
 def test_an_evaluation_paints_with_it(converted, weights, tmp_path):

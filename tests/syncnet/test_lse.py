@@ -155,6 +155,8 @@ def test_whole_clip_equals_windows(structure):
     for found, value in zip(model.embed_clip(faces, mfcc), expected):
         assert len(found) == 7
         assert torch.allclose(found, value, atol=1e-4)
+    with torch.no_grad():
+        assert torch.allclose(naive.syncnet_published(model, faces, mfcc)[0], expected[0], atol=1e-4)
 
 
 def test_small_passes_each_frame_once():
