@@ -25,7 +25,9 @@ class FaceDetector(Protocol):
     """
 
     every: int
-    finder: str
+
+    @property
+    def finder(self) -> str: ...
 
     def detect(self, frame: np.ndarray) -> np.ndarray:
         """Faces of a frame, (H,W,3) uint8 BGR -> (N,5) float32 x1, y1, x2, y2, score."""

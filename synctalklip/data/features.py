@@ -1,6 +1,6 @@
 """Sound and mouth features, in torch: the one preprocessing of training, validation and inference.
 
-Legend: N sound samples at 16 kHz, F sound frames at 100 Hz, T video frames at 25 Hz, C cepstra or filters.
+Legend: N sound samples at 16 kHz or N faces, F sound frames at 100 Hz, T video frames at 25 Hz, C cepstra or filters.
 
 Sound stays in int16 scale (-32768..32767) everywhere; `cluster_mfcc` alone rescales it to +-1.
 `logfbank` and `mfcc` equal python_speech_features with its default settings (rectangular window).
@@ -24,6 +24,7 @@ CEPSTRA = 13
 AUDIO_DIM = STACK * FILTERS
 ROI_SIZE = 96
 CROP_SIZE = 88
+BGR_TO_GREY = (0.114, 0.587, 0.299)  # ITU-R BT.601
 ROI_MEAN, ROI_STD = 0.421, 0.165
 REACH = 2
 """Video frames on either side of a frame that its lip features depend on: the first kernel of AV-HuBERT spans five."""
@@ -241,6 +242,49 @@ def normalize_roi(
         window = window.flip(-1)
     scale = 1.0 if window.is_floating_point() else 1.0 / 255.0
     return window.float().mul(scale / ROI_STD).sub(ROI_MEAN / ROI_STD)
+
+
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Numbers that are copied to a GPU anew in every step would make it wait for the processor.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def faces_to_rois(faces: Tensor, matrices: Tensor, rois: Tensor) -> Tensor:
+    """Paste generated faces into their mouth ROIs, as the lip expert sees them; differentiable in all inputs.
+
+    One grid_sample for the batch. ROI pixels outside the face crop keep `rois`, and no gradient reaches the face
+    from there.
+
+    Args:
+        faces: (N,3,H,W) float BGR in 0..1.
+        matrices: (N,2,3) face-crop pixels -> ROI pixels.
+        rois: (N,h,w) float grey in 0..1, the ROIs of the same frames.
+
+    Returns:
+        (N,h,w) grey in 0..1.
+    """
+    height, width = faces.shape[-2:]
+    rows, columns = rois.shape[-2:]
+    weights = _constant(BGR_TO_GREY, faces.dtype, faces.device).view(1, 3, 1, 1)
+    grey = (faces * weights).sum(dim=1, keepdim=True)
+    # The coordinates stay in float32 even if the faces come in half precision: 8 bits cannot hold them.
+    matrices = matrices.float()
+    y, x = torch.meshgrid(
+        torch.arange(rows, device=faces.device, dtype=torch.float32),
+        torch.arange(columns, device=faces.device, dtype=torch.float32),
+        indexing="ij",
+    )
+    offsets = torch.stack([x, y]).flatten(1) - matrices[:, :, 2:]
+    a, b, c, d = matrices[:, :, :2].flatten(1).unbind(dim=1)
+    inverse = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / (a * d - b * c).view(-1, 1, 1)
+    places = torch.einsum("nij,njk->nki", inverse, offsets).view(-1, rows, columns, 2)
+    last = _constant((width - 1, height - 1), places.dtype, places.device)
+    inside = ((places >= 0) & (places <= last)).all(dim=-1)
+    grid = (places / last * 2 - 1).to(grey.dtype)
+    warped = F.grid_sample(grey, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return torch.where(inside, warped[:, 0], rois.to(warped.dtype))
 
 
 def _as_signal(wave: Wave) -> Tensor:

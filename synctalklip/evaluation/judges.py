@@ -22,7 +22,7 @@ from synctalklip.errors import MetricError
 from synctalklip.evaluation.lips import LipJudge, describe_lips
 from synctalklip.evaluation.methods import Method
 from synctalklip.metrics.avs import AVExpert
-from synctalklip.metrics.quality import Perceptual, open_lpips
+from synctalklip.metrics.image import Perceptual, open_lpips
 from synctalklip.syncnet.lse import AnySyncNet, SyncNetInfo, assert_protocol, load_syncnet
 
 SYNCNETS = ("syncnet", "syncnet2")

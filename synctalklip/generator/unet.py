@@ -154,7 +154,7 @@ class UNetGenerator(nn.Module):
         painted = scale_channels(32, width, least_channels)
         self.speech_dim = speech_dim
         self.face_encoder_blocks = _encoder_blocks(encoder, full)
-        self.audio_map = nn.Linear(speech_dim, entry)
+        self.audio_map: nn.Module = nn.Linear(speech_dim, entry)
         self.face_decoder_blocks = _decoder_blocks(entry, encoder, decoder, full)
         levels = decoder if speech == "levels" else []
         self.level_maps = nn.ModuleList(nn.Linear(speech_dim, channels) for channels in levels)

@@ -7,7 +7,7 @@ Sound is 13 MFCC at 100 Hz, so a window holds 5 frames and 20 MFCC steps.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,27 +38,28 @@ def _stack(layers: list[nn.Module]) -> nn.Sequential:
 def _folded(stack: nn.Sequential) -> nn.Sequential:
     """The lips' `_stack` in eval mode with its norms folded into its convolutions, and without a dimension of time:
     frames that a kernel spans become channels, the first frame's channels first."""
-    layers: list[nn.Module] = []
+    layers: list[Any] = []
     for layer in stack:
         if isinstance(layer, nn.BatchNorm3d):
-            layers[-1] = _in_plane(cast(nn.Conv3d, fuse_conv_bn_eval(layers[-1], layer)))
+            layers[-1] = _in_plane(fuse_conv_bn_eval(layers[-1], layer))
         elif isinstance(layer, nn.MaxPool3d):
-            places = [value if isinstance(value, int) else value[1:] for value in _pooling(layer)]
-            layers.append(nn.MaxPool2d(*places))
+            kernel, stride, padding = (_plane(value) for value in (layer.kernel_size, layer.stride, layer.padding))
+            layers.append(nn.MaxPool2d(kernel, stride, padding))
         else:
             layers.append(layer)
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _pooling(layer: nn.MaxPool3d) -> tuple[Any, Any, Any]:
-    return layer.kernel_size, layer.stride, layer.padding
+def _plane(size: Any) -> Any:
+    """Height and width of a size in time, height and width."""
+    return size if isinstance(size, int) else size[1:]
 
 
 def _in_plane(layer: nn.Conv3d) -> nn.Conv2d:
     """A convolution whose kernel spans its whole input in time as one over the plane."""
     kernel = layer.weight.transpose(1, 2).flatten(1, 2)
-    places: Any = layer.kernel_size[1:], layer.stride[1:], layer.padding[1:]
-    flat = nn.Conv2d(kernel.shape[1], kernel.shape[0], *places, device=kernel.device)
+    size, stride, padding = (_plane(value) for value in (layer.kernel_size, layer.stride, layer.padding))
+    flat = nn.Conv2d(kernel.shape[1], kernel.shape[0], size, stride, padding, device=kernel.device)
     flat.weight, flat.bias = nn.Parameter(kernel.contiguous()), layer.bias
     return flat
 

@@ -13,19 +13,21 @@ from skimage.transform import warp as skimage_warp
 
 from synctalklip.cli import CONFIGS, build
 from synctalklip.data import media
-from synctalklip.data.detectors import assert_crop_rule
-from synctalklip.data.face import (
-    FaceAlignmentFaces,
+from synctalklip.data.detectors import FaceAlignmentFaces, assert_crop_rule
+from synctalklip.data.features import faces_to_rois
+from synctalklip.data.geometry import (
+    MEAN_FACE,
+    STABLE_POINTS,
     FaceError,
     crop_face,
     crop_roi,
-    faces_to_rois,
+    found_boxes,
     geometry,
     paste_face,
-    track_face,
+    similarities,
+    smooth,
 )
-from synctalklip.data.geometry import MEAN_FACE, STABLE_POINTS, found_boxes, similarities, smooth
-from synctalklip.data.tracking import choose_face, same_face
+from synctalklip.data.tracking import choose_face, same_face, track_face
 
 GRID = Path(__file__).resolve().parents[3] / "shared" / "grid"
 CANVAS_MOUTH = np.array([129.0, 160.0])

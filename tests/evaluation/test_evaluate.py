@@ -22,7 +22,7 @@ from synctalklip.evaluation import judges
 from synctalklip.evaluation.evaluate import evaluate
 from synctalklip.evaluation.methods import GroundTruth
 from synctalklip.evaluation.strip import compare
-from synctalklip.metrics.quality import score_faces
+from synctalklip.metrics.image import score_faces
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
 from synctalklip.tables.runs import load_run
 from synctalklip.tables.table import markdown_table

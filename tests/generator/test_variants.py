@@ -15,8 +15,7 @@ from synctalklip.data.windows import collate
 from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.evaluation.judges import was_expert
 from synctalklip.generator.trainer import Trainer
-from synctalklip.syncnet.expert import SyncExpert
-from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
+from synctalklip.syncnet.lse import SyncExpert, SyncNetInfo, build_syncnet, save_syncnet
 
 pytestmark = pytest.mark.trains
 

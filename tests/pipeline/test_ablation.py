@@ -7,8 +7,8 @@ from run_factory import READERS, write_run
 
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
-from synctalklip.pipeline.ablation import check_claims, join_tables, sweep_phases
-from synctalklip.pipeline.plan import plan_phases
+from synctalklip.pipeline.phases import plan_phases
+from synctalklip.pipeline.sweeps import check_claims, join_tables, sweep_phases
 
 GRID = "data.root=/corpora/my grid"
 

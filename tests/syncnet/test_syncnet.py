@@ -14,9 +14,8 @@ from synctalklip.cli import CONFIGS
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import read_manifest
 from synctalklip.errors import MetricError, SyncTalklipError
-from synctalklip.syncnet.data import SegmentBatches, augment, recolour_sound
 from synctalklip.syncnet.lse import load_syncnet, score_clip
-from synctalklip.syncnet.train import Trainer, train_syncnet, window_contrast
+from synctalklip.syncnet.train import SegmentBatches, Trainer, augment, recolour_sound, train_syncnet, window_contrast
 
 pytestmark = pytest.mark.trains
 
