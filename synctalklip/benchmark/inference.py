@@ -3,7 +3,8 @@
 The shares of decoding, tracking, pasting and encoding depend on the video; `generate.py` prints them for each.
 
 The small SyncNet embeds each frame once, where windows embed it five times. The public one joins five frames in its
-first layer already, so that windows share no arithmetic; what is saved is enlarging and copying pictures.
+first layer already, so that windows share no arithmetic (3.1 GFLOP each in both forms). It is compared with the
+published script's batches of 20 windows; what is saved is norms, pooling in three dimensions and copies.
 """
 
 from functools import partial
@@ -73,7 +74,8 @@ def _embedding(cfg: DictConfig, structure: str, device: torch.device) -> tuple[W
     mfcc = torch.randn(STACK * frames, CEPSTRA, generator=generator)
     settings = to_dict(OmegaConf.load(CONFIGS / "syncnet" / f"{structure}.yaml"))
     model = build_syncnet(**settings).to(device).eval()
-    return partial(model.embed_clip, faces, mfcc), torch.no_grad()(partial(naive.syncnet_windows, model, faces, mfcc))
+    plain = naive.syncnet_published if structure == "public" else naive.syncnet_windows
+    return partial(model.embed_clip, faces, mfcc), torch.no_grad()(partial(plain, model, faces, mfcc))
 
 
 def run_sync(cfg: DictConfig) -> str:

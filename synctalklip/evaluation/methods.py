@@ -271,10 +271,11 @@ class Generator(_Stored):
         self.name = path.name if path.is_dir() else run.name or path.stem
 
     def faces(self, reader: ClipReader, index: int) -> np.ndarray:
-        from synctalklip.generator.fused import paint_clip
+        from synctalklip.generator.fused import paint_clip, speech_features_of
 
-        clip = reader.faces(index), reader.logfbank(index)
-        return paint_clip(self.model, self.paint, *clip, IDENTITY_FRAME, self.batch_size)
+        faces = reader.faces(index)
+        heard = speech_features_of(self.model)(reader.wave(index), len(faces))
+        return paint_clip(self.model, self.paint, faces, heard, IDENTITY_FRAME, self.batch_size)
 
 
 class Videos:

@@ -21,11 +21,11 @@ import torch
 from tqdm import tqdm
 
 from synctalklip.data import media
-from synctalklip.data.detectors import FaceDetector
-from synctalklip.data.geometry import FACE_SIZE, FaceError, crop_face, geometry, paste_face
+from synctalklip.data.detectors import FaceDetector, assert_crop_rule
+from synctalklip.data.geometry import FACE_SIZE, S3FD, FaceError, crop_face, found_boxes, geometry, paste_face
 from synctalklip.data.tracking import track_face
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.fused import FusedGenerator, TalkingFace
+from synctalklip.generator.fused import FusedGenerator, TalkingFace, speech_features_of
 from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
 from synctalklip.generator.unet import UPPER_ROWS
 from synctalklip.inference.options import Options, Report, make_statement, sidecar_of
@@ -106,7 +106,13 @@ def synthesize(
     plan = list(frame_plan(faces.total, len(wave), fps, options.tail, Fraction(options.audio_offset_ms) / 1000))
     source = PingPongReader(video, fps, faces.total, options.buffer_mb * 2**20)
     speech = SpeechEmbeddings(
-        model.encode_speech, wave, options.speech_chunk, options.speech_context, options.sampling, device
+        model.encode_speech,
+        wave,
+        options.speech_chunk,
+        options.speech_context,
+        options.sampling,
+        device,
+        speech_features_of(model),
     )
     fused = FusedGenerator(model, options.precision, device)
     frames = paint(fused, speech, zip(plan, watch.watch(source.read(), "decode")), faces, options, watch)
@@ -141,6 +147,7 @@ def find_face(
     Raises:
         FaceError: no frame shows a face, or the first that does shows too few.
     """
+    assert_crop_rule(options.crop_rule, detector)
     frames = watch.watch(media.read_frames(video, fps), "decode")
     shown = progress(islice(frames, spoken), spoken, "tracking", options)
     try:
@@ -150,11 +157,13 @@ def find_face(
     tracked = len(track.landmarks)
     # What comes after the speech is only counted.
     total = tracked + sum(1 for _ in frames) if options.tail == "keep" else tracked
-    boxes = geometry(track.landmarks, window=max(1, round(options.smoothing * fps))).boxes
+    cuts = geometry(track.landmarks, window=max(1, round(options.smoothing * fps)))
     painted = fill_short_gaps(track.detected, int(options.longest_gap * fps))
     index = identity_frame(options.identity, track.landmarks, painted)
     frame = next(islice(watch.watch(media.read_frames(video, fps), "decode"), index, None))
-    return FacePlan(boxes, painted, crop_face(frame, boxes[index]), total)
+    if options.crop_rule == S3FD:
+        cuts = found_boxes(cuts, track.boxes, frame.shape[1], frame.shape[0])
+    return FacePlan(cuts.boxes, painted, crop_face(frame, cuts.boxes[index]), total)
 
 
 def identity_frame(rule: str | int, landmarks: np.ndarray, painted: np.ndarray) -> int:

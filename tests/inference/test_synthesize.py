@@ -18,6 +18,7 @@ from synctalklip.data.geometry import FaceError, geometry
 from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import TalkingFaceGenerator
+from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.inference import synthesize as module
 from synctalklip.inference.jobs import Job, is_done, read_jobs, run_jobs, swap_jobs
 from synctalklip.inference.options import Options
@@ -90,6 +91,19 @@ def make(tmp_path):
 
     make.folder = tmp_path
     return make
+
+
+def test_public_weights_paint_the_boxes_that_s3fd_found(tmp_path):
+    media.write_video(tmp_path / "v.mp4", [picture()] * 3, 25)
+    plan = [tmp_path / "v.mp4", Fraction(25), 3]
+    options, faces = Options.default(progress=False, crop_rule="s3fd"), ToyFaces()
+    with pytest.raises(FaceError, match="needs the boxes of S3FD"):
+        module.find_face(*plan, faces, options, Stopwatch())
+    faces.finder = "s3fd"
+    boxes = module.find_face(*plan, faces, options, Stopwatch()).boxes
+    assert np.array_equal(boxes, np.tile(np.float32([47.5, 23.5, 112.5, 108.5]), (3, 1)))
+    boxes = module.find_face(*plan, faces, OPTIONS, Stopwatch()).boxes
+    assert np.allclose(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
 
 def source_of(make, fps):
