@@ -13,7 +13,7 @@ from synctalklip.data.tracking import LARGEST
 from synctalklip.device import PRECISIONS
 from synctalklip.errors import SyncTalklipError
 
-SILENT_OPTIONS = ("progress", "batch_size", "buffer_mb")
+SILENT_OPTIONS = ("batch_size", "buffer_mb")
 """Options that leave the video as it is."""
 
 
@@ -40,7 +40,6 @@ class Options:
         buffer_mb: decoded frames that may be held to play a video backwards.
         crf: quality of the encoded video, lower is better.
         precision: of the network's arithmetic: "fp32", "bf16", or "auto" for bf16 where the device computes in it.
-        progress: show progress bars.
     """
 
     face: str | int
@@ -59,7 +58,6 @@ class Options:
     buffer_mb: int
     crf: int
     precision: str
-    progress: bool
 
     def __post_init__(self) -> None:
         choices = {

@@ -14,11 +14,10 @@ from fractions import Fraction
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from synctalklip.data import media
 from synctalklip.data.detectors import FaceDetector
@@ -30,6 +29,7 @@ from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
 from synctalklip.generator.unet import UPPER_ROWS
 from synctalklip.inference.options import Options, Report, make_statement, sidecar_of
 from synctalklip.inference.ping_pong import PingPongReader
+from synctalklip.inference.progress import Meter
 from synctalklip.inference.timeline import (
     SAMPLE_RATE,
     PlannedFrame,
@@ -38,8 +38,6 @@ from synctalklip.inference.timeline import (
     frame_plan,
     output_frames,
 )
-
-T = TypeVar("T")
 
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
@@ -70,6 +68,7 @@ def synthesize(
     detector: FaceDetector,
     checkpoint: str | Path | None = None,
     device: torch.device | str = "cpu",
+    meter: Meter | None = None,
 ) -> Report:
     """Make the face in `video` say what is heard in `audio`.
 
@@ -86,6 +85,7 @@ def synthesize(
         detector: finds faces.
         checkpoint: file of the model, for the statement.
         device: where the model lives.
+        meter: told of every frame.
 
     Returns:
         Counts and times.
@@ -93,14 +93,15 @@ def synthesize(
     Raises:
         SyncTalklipError: a file that cannot be read, holds no sound or shows no face.
     """
-    watch = Stopwatch()
+    watch, meter = Stopwatch(), meter or Meter()
     if Path(output).resolve() in (Path(video).resolve(), Path(audio).resolve()):
         raise SyncTalklipError(f"{output}: is an input too and would be lost; name another output")
     media.assert_writable_kind(output)
     wave = media.read_audio(audio)
     fps = media.as_rate(media.probe(video).fps or options.still_fps)
     spoken = output_frames(len(wave), fps)
-    faces = find_face(video, fps, spoken, detector, options, watch)
+    meter.expect(min(spoken, media.probe(video).frames or spoken) + spoken)
+    faces = find_face(video, fps, spoken, detector, options, watch, meter)
     tracked = watch.total()
 
     plan = list(frame_plan(faces.total, len(wave), fps, options.tail, Fraction(options.audio_offset_ms) / 1000))
@@ -111,7 +112,8 @@ def synthesize(
     fused = FusedGenerator(model, options.precision, device)
     frames = paint(fused, speech, zip(plan, watch.watch(source.read(), "decode")), faces, options, watch)
     statement = make_statement(video, audio, checkpoint, options)
-    size = write(output, progress(frames, len(plan), "painting", options), fps, audio, options, statement, watch)
+    meter.expect(len(plan))
+    size = write(output, meter.watch(frames), fps, audio, options, statement, watch)
 
     painted = sum(frame.time is not None and bool(faces.painted[frame.source]) for frame in plan)
     report = Report(
@@ -134,7 +136,13 @@ def synthesize(
 
 
 def find_face(
-    video: str | Path, fps: Fraction, spoken: int, detector: FaceDetector, options: Options, watch: Stopwatch
+    video: str | Path,
+    fps: Fraction,
+    spoken: int,
+    detector: FaceDetector,
+    options: Options,
+    watch: Stopwatch,
+    meter: Meter,
 ) -> FacePlan:
     """First pass: follow the face through the frames that the speech covers.
 
@@ -142,7 +150,7 @@ def find_face(
         FaceError: no frame shows a face, or the first that does shows too few.
     """
     frames = watch.watch(media.read_frames(video, fps), "decode")
-    shown = progress(islice(frames, spoken), spoken, "tracking", options)
+    shown = meter.watch(islice(frames, spoken))
     try:
         track = track_face(shown, WatchedFaces(detector, watch), options.face)
     except FaceError as error:
@@ -285,11 +293,6 @@ def write(
 def sound_rate(rate: int | None) -> int:
     """The rate of the written sound: the speech's own, or 48 kHz where AAC has no such rate."""
     return rate if rate is not None and rate in AAC_RATES else 48_000
-
-
-def progress(items: Iterable[T], total: int, name: str, options: Options) -> Iterator[T]:
-    """Show how far `items` are, with their rate and the time left."""
-    return iter(tqdm(items, name, total, unit="frame", leave=False, disable=not options.progress))
 
 
 def _batches(items: Iterable[tuple[PlannedFrame, np.ndarray]], size: int, budget: int) -> Iterator[list]:

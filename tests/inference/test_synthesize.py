@@ -23,7 +23,7 @@ from synctalklip.inference.jobs import Job, is_done, read_jobs, run_jobs, swap_j
 from synctalklip.inference.options import Options
 from synctalklip.inference.synthesize import sidecar_of, synthesize
 
-OPTIONS = Options.default(progress=False)
+OPTIONS = Options.default()
 NTSC = Fraction(60000, 1001)
 SIZE = (161, 121)
 
@@ -82,7 +82,7 @@ def make(tmp_path):
 
         module.paint = recording
         try:
-            chosen = Options.default(progress=False, **options)
+            chosen = Options.default(**options)
             report = synthesize(model or ToyModel(), video, audio, output, chosen, ToyFaces())
         finally:
             module.paint = original
