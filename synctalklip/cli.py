@@ -52,6 +52,7 @@ RENAMED = {
     "loss.tau": "distance.tau",
     "trainer.frozen_mb": "trainer.feature_cache_mb",
     "loss.adversarial.critic_start": "loss.adversarial.discriminator_start",
+    "tail": "shorter",
 }
 """Keys of earlier versions, which a user's own config file may still set, and what they are called."""
 

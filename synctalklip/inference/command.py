@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from synctalklip.cli import build, entry
 from synctalklip.errors import SyncTalklipError
 from synctalklip.inference.jobs import Job, read_jobs, run_jobs, swap_jobs
 from synctalklip.inference.options import Options
+from synctalklip.inference.parts import read_speech
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def generate(cfg: DictConfig) -> None:
     from synctalklip.inference.synthesizer import Synthesizer
 
     synthesizer = Synthesizer.from_pretrained(
-        cfg.checkpoint, hub=cfg.hub, device=cfg.device, detector=build(cfg.detector)
+        cfg.checkpoint, hub=cfg.hub, device=cfg.device, detector=build(cfg.detector), syncnet=cfg.syncnet
     )
 
     def make(job: Job) -> None:
@@ -51,4 +52,5 @@ def jobs_of(cfg: DictConfig) -> list[Job]:
         return read_jobs(cfg.jobs, options)
     if cfg.swap.prepared:
         return swap_jobs(**cfg.swap, options=options)
-    return [Job(Path(cfg.video), Path(cfg.audio), Path(cfg.output), options)]
+    audio = OmegaConf.to_container(cfg.audio) if OmegaConf.is_config(cfg.audio) else cfg.audio
+    return [Job(Path(cfg.video), read_speech(audio), Path(cfg.output), options)]

@@ -1,6 +1,7 @@
 """The door of the library: a trained generator that makes any face say anything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from synctalklip.generator.fused import TalkingFace
 from synctalklip.generator.model import load_generator
 from synctalklip.inference.jobs import Job
 from synctalklip.inference.options import Options, Report
+from synctalklip.inference.parts import read_speech
 from synctalklip.inference.progress import Meter, Progress
-from synctalklip.inference.synthesize import synthesize
+from synctalklip.inference.synthesize import asks_who_speaks, synthesize
+from synctalklip.syncnet.lse import AnySyncNet, load_syncnet
 
 SHIPPED = CONFIGS.parent
 """The checkpoints that ship lie here, in `checkpoints/`."""
+GENERATOR, SYNCNET = "checkpoints/generator_grid", "checkpoints/syncnet_grid"
 
 
 class Synthesizer:
@@ -29,6 +33,7 @@ class Synthesizer:
         detector: finds faces.
         checkpoint: where the model came from, for the statement beside each video.
         device: where the model lives.
+        syncnet: checkpoint of the SyncNet that says who speaks (face="speaking"); read when it is needed.
     """
 
     def __init__(
@@ -37,17 +42,20 @@ class Synthesizer:
         detector: FaceDetector,
         checkpoint: str | Path | None = None,
         device: torch.device | str = "cpu",
+        syncnet: str | Path = SYNCNET,
     ):
         self.model, self.detector, self.checkpoint, self.device = model, detector, checkpoint, device
+        self.syncnet = syncnet
 
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path = "checkpoints/generator_grid",
+        source: str | Path = GENERATOR,
         *,
         hub: bool = False,
         device: torch.device | str | None = None,
         detector: FaceDetector | str = "dlib",
+        syncnet: str | Path = SYNCNET,
     ) -> "Synthesizer":
         """Load a trained generator.
 
@@ -57,6 +65,7 @@ class Synthesizer:
             hub: whether `source` is looked for on the hub. Without it nothing is downloaded.
             device: None takes the GPU where there is one.
             detector: a face finder, or the name of a file in `configs/detector`.
+            syncnet: see `Synthesizer`.
 
         Raises:
             CheckpointError: no such checkpoint, damaged, or of another kind.
@@ -65,12 +74,12 @@ class Synthesizer:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if isinstance(detector, str):
             detector = build(OmegaConf.load(CONFIGS / "detector" / f"{detector}.yaml"))
-        return cls(load_generator(path, device), detector, path, device)
+        return cls(load_generator(path, device), detector, path, device, syncnet)
 
     def generate(
         self,
         video: str | Path,
-        audio: str | Path,
+        audio: str | Path | Sequence[Mapping[str, Any]],
         output: str | Path,
         *,
         progress: Progress | None = None,
@@ -81,7 +90,8 @@ class Synthesizer:
 
         Args:
             video: a video in any container, or a picture.
-            audio: anything with a sound track.
+            audio: anything with a sound track; or, where several faces speak, a list of mappings with face (see
+                `Options.face`), audio and, where wanted, from and to, in seconds of the output.
             output: mp4 file; appears when it is complete. `<output>.json` beside it says where it comes from.
             progress: called with frames done, frames in all and seconds left.
             cancelled: asked before every frame; True stops the work and leaves no file.
@@ -94,11 +104,11 @@ class Synthesizer:
             Cancelled: `cancelled` said so.
             SyncTalklipError: a file that cannot be read, no face, or an option that does not exist.
         """
-        return self.make(Job(Path(video), Path(audio), Path(output), Options.default(**options)), progress, cancelled)
+        job = Job(Path(video), read_speech(audio), Path(output), Options.default(**options))
+        return self.make(job, progress, cancelled)
 
     def make(self, job: Job, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None) -> Report:
         """As `generate`, for a job of a list."""
-        meter = Meter(progress, cancelled)
         return synthesize(
             self.model,
             job.video,
@@ -108,8 +118,13 @@ class Synthesizer:
             self.detector,
             self.checkpoint,
             self.device,
-            meter,
+            Meter(progress, cancelled),
+            self._judge if asks_who_speaks(job.audio, job.options) else None,
         )
+
+    @cached_property
+    def _judge(self) -> AnySyncNet:
+        return load_syncnet(shipped(self.syncnet))[0]
 
 
 def shipped(path: str | Path) -> Path:

@@ -19,6 +19,7 @@ from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import TalkingFaceGenerator
 from synctalklip.inference import synthesize as module
+from synctalklip.inference.faces import identity_frame
 from synctalklip.inference.jobs import Job, is_done, read_jobs, run_jobs, swap_jobs
 from synctalklip.inference.options import Options
 from synctalklip.inference.synthesize import sidecar_of, synthesize
@@ -73,19 +74,19 @@ def make(tmp_path):
         media.write_video(video, frames, fps, pixel_format="yuv444p")
         media.write_wav(audio, wave, rate)
         raw = []
-        original = module.paint
+        original = module.Painter.paint
 
         def recording(*arguments):
             for frame in original(*arguments):
                 raw.append(frame.copy())
                 yield frame
 
-        module.paint = recording
+        module.Painter.paint = recording
         try:
             chosen = Options.default(**options)
             report = synthesize(model or ToyModel(), video, audio, output, chosen, ToyFaces())
         finally:
-            module.paint = original
+            module.Painter.paint = original
         return report, raw
 
     make.folder = tmp_path
@@ -203,7 +204,7 @@ def test_long_speech_plays_the_video_back_and_forth(make):
 
 @pytest.mark.parametrize(("tail", "frames", "painted"), [("cut", 4, 4), ("keep", 10, 4)])
 def test_short_speech(make, tail, frames, painted):
-    report, raw = make(fades(10), silence(4), tail=tail)
+    report, raw = make(fades(10), silence(4), shorter=tail)
     assert (report.frames, report.painted, report.faces_missing) == (frames, painted, 0)
     source = source_of(make, 25)
     for index in range(4, frames):
@@ -271,17 +272,24 @@ def test_identity_rules():
     landmarks[:, 45] = (10, 0)
     landmarks[:, 65:68, 1] = np.array([5, 3, 1, 2])[:, None]
     painted = np.array([False, True, True, True])
-    assert module.identity_frame("first", landmarks, painted) == 1
-    assert module.identity_frame("closed", landmarks, painted) == 2
-    assert module.identity_frame(3, landmarks, painted) == 3
-    with pytest.raises(SyncTalklipError, match="identity=0"):
-        module.identity_frame(0, landmarks, painted)
+    assert identity_frame("first", landmarks, painted) == 1
+    assert identity_frame("closed", landmarks, painted) == 2
+
+
+def test_identity_by_index_must_show_a_face(make):
+    dark = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    make([dark, *fades(3)], silence(4), identity=2)
+    with pytest.raises(SyncTalklipError, match=r"identity=0: .* \(0 to 3\)"):
+        make([dark, *fades(3)], silence(4), identity=0)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"tail": "loop"},
+        {"longer": "twice"},
+        {"shorter": "loop"},
+        {"vad": "ear"},
+        {"identity": "best"},
         {"sampling": "cubic"},
         {"batch_size": 0},
         {"batch_size": "x"},
@@ -419,12 +427,12 @@ def test_jobs(make, tmp_path):
     lines = [
         {"video": "video.mp4", "audio": "speech.wav", "output": "a.mp4"},
         {"video": "gone.mp4", "audio": "speech.wav", "output": "b.mp4"},
-        {"video": "video.mp4", "audio": "speech.wav", "output": "c.mp4", "tail": "keep"},
+        {"video": "video.mp4", "audio": "speech.wav", "output": "c.mp4", "shorter": "keep"},
     ]
     listed = tmp_path / "jobs.jsonl"
     listed.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     jobs = read_jobs(listed, OPTIONS)
-    assert [job.options.tail for job in jobs] == ["cut", "cut", "keep"]
+    assert [job.options.shorter for job in jobs] == ["cut", "cut", "keep"]
     made, said = [], []
 
     def run(job):

@@ -1,4 +1,4 @@
-"""The frames of a source forwards and backwards in turn, in bounded memory."""
+"""The frames of a source for as long as a speech lasts, in bounded memory."""
 
 import math
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from synctalklip.data import media
 SEEK_MARGIN = Fraction(1)
 
 
-class PingPongReader:
-    """A source of known length, played forwards and backwards for as long as it is asked.
+class SourceReader:
+    """A source of known length, played in the order of `timeline.ORDERS` for as long as it is asked.
 
     A source that fits into `budget` bytes is decoded once and kept. A longer one is decoded again on every
     turn; backwards in blocks that fit into `budget`.
@@ -28,31 +28,39 @@ class PingPongReader:
         fps: its own constant rate, at which it is decoded.
         frames: its length at that rate.
         budget: bytes of decoded frames that may be held.
+        longer: what follows its last frame, see `Options.longer`.
     """
 
-    def __init__(self, path: str | Path, fps: Fraction, frames: int, budget: int):
-        self.path, self.fps, self.frames, self.budget = Path(path), fps, frames, budget
+    def __init__(self, path: str | Path, fps: Fraction, frames: int, budget: int, longer: str = "bounce"):
+        self.path, self.fps, self.frames, self.budget, self.longer = Path(path), fps, frames, budget, longer
 
     def read(self) -> Iterator[np.ndarray]:
-        """Frames 0, 1, ... T-1, T-2, ... 1, 0, 1, ...: the order of `timeline.ping_pong`, without an end.
+        """Frames 0, 1, ... T-1, then those that `longer` asks for: without an end, but where it is "cut".
 
         The reader may write into what it gets.
         """
         kept: list[np.ndarray] = []
-        block = 1
+        block, last = 1, None
         for frame in self._forwards():
             block = max(1, self.budget // frame.nbytes)
-            if self.frames <= block:
+            if self.frames <= block and self.longer in ("bounce", "loop"):
                 kept.append(frame.copy())
+            last = frame.copy() if self.longer == "freeze" else None
             yield frame
+        while last is not None:
+            yield last.copy()
+        while self.longer != "cut":
+            yield from self._again(kept, block)
+
+    def _again(self, kept: list[np.ndarray], block: int) -> Iterator[np.ndarray]:
+        """One turn after the first, from the frames that were kept or from the file."""
         if kept:
-            order = [*range(self.frames - 2, 0, -1), *range(self.frames)]
-            while True:
-                for index in order:
-                    yield kept[index].copy()
-        while True:
+            back = range(self.frames - 2, 0, -1) if self.longer == "bounce" else ()
+            yield from (kept[index].copy() for index in (*back, *range(self.frames)))
+            return
+        if self.longer == "bounce":
             yield from self._backwards(block)
-            yield from self._forwards()
+        yield from self._forwards()
 
     def _forwards(self) -> Iterator[np.ndarray]:
         return islice(media.read_frames(self.path, self.fps), self.frames)
