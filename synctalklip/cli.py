@@ -72,8 +72,8 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable
     """Decorate `main(cfg)` of a script.
 
     Resolves the configuration first, so that a missing value or a mistyped key ends the run before any
-    heavy import, and writes it to `<run.dir>/config.yaml`. Memory is kept from here on, see `keep_freed_memory`; a
-    process that is spawned imports the script anew and comes here too.
+    heavy import, and writes it to `<run.dir>/config.yaml`, if it names one. Memory is kept from here on, see
+    `keep_freed_memory`; a process that is spawned imports the script anew and comes here too.
 
     Args:
         config_name: root file in `configs/`, without its suffix.
@@ -92,9 +92,9 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable
                 if missing:
                     raise SyncTalklipError(f"{config_name}: give a value for {', '.join(missing)} (as key=value)")
                 OmegaConf.resolve(cfg)
-                directory = Path(cfg.run.dir)
-                directory.mkdir(parents=True, exist_ok=True)
-                OmegaConf.save(cfg, directory / "config.yaml")
+                if cfg.run.dir is not None:
+                    Path(cfg.run.dir).mkdir(parents=True, exist_ok=True)
+                    OmegaConf.save(cfg, Path(cfg.run.dir) / "config.yaml")
                 main(cfg)
             except SyncTalklipError as error:
                 print(f"error: {error}", file=sys.stderr)

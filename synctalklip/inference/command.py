@@ -1,14 +1,15 @@
 """The command `synctalklip-generate`; `scripts/generate.py` is the same."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from synctalklip.cli import build, entry
 from synctalklip.errors import SyncTalklipError
-from synctalklip.inference.jobs import Job, read_jobs, run_jobs, swap_jobs
-from synctalklip.inference.options import Options
-from synctalklip.inference.parts import read_speech
+
+if TYPE_CHECKING:
+    from synctalklip.inference.jobs import Job
 
 
 def main() -> None:
@@ -22,6 +23,8 @@ def generate(cfg: DictConfig) -> None:
     Raises:
         SyncTalklipError: not one of the three ways to say what is wanted, or as `Synthesizer.generate`.
     """
+    from synctalklip.inference.jobs import run_jobs
+
     jobs = jobs_of(cfg)
 
     from synctalklip.inference.progress import Bar
@@ -31,7 +34,7 @@ def generate(cfg: DictConfig) -> None:
         cfg.checkpoint, hub=cfg.hub, device=cfg.device, detector=build(cfg.detector), syncnet=cfg.syncnet
     )
 
-    def make(job: Job) -> None:
+    def make(job: "Job") -> None:
         report = synthesizer.make(job, Bar() if cfg.progress else None)
         print(report.sentence())
 
@@ -41,8 +44,12 @@ def generate(cfg: DictConfig) -> None:
         run_jobs(jobs, synthesizer.checkpoint, make, print)
 
 
-def jobs_of(cfg: DictConfig) -> list[Job]:
+def jobs_of(cfg: DictConfig) -> "list[Job]":
     """What the configuration asks for: one job, those of a list, or faces of a corpus that swap their speech."""
+    from synctalklip.inference.jobs import Job, read_jobs, swap_jobs
+    from synctalklip.inference.options import Options
+    from synctalklip.inference.parts import read_speech
+
     options = Options.from_config(cfg)
     single = [cfg.video, cfg.audio, cfg.output]
     ways = [any(single), cfg.jobs is not None, cfg.swap.prepared is not None]
