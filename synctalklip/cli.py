@@ -4,7 +4,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.errors import InstantiationException
@@ -103,6 +103,16 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable
         return hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)
 
     return decorate
+
+
+def to_dict(config: Any, resolve: bool = False) -> dict[str, Any]:
+    """A mapping of a configuration in plain containers.
+
+    Args:
+        config: a node of OmegaConf that is a mapping.
+        resolve: replace references by the values they refer to.
+    """
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def build(config: Any, **extra: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from synctalklip.data.containers import LONGEST_GAP, decoded, first_video, opened
+from synctalklip.data.containers import LONGEST_GAP, decoded, first_video, in_seconds, opened
 from synctalklip.data.encode import SAMPLE_RATE, MediaError
 
 # Sound time stamps are rounded to the container's clock; smaller holes are that rounding.
@@ -39,7 +39,7 @@ def read_audio(path: str | Path, sample_rate: int | None = SAMPLE_RATE) -> np.nd
         video = first_video(container)
         origin = None
         if video is not None and video.start_time is not None:
-            origin = video.start_time * video.time_base
+            origin = in_seconds(video.start_time, video)
         sample_rate = sample_rate or stream.sample_rate
         pieces = list(_sound_pieces(decoded(container, stream, path), origin, sample_rate, path))
         total = max(start + len(piece) for start, piece in pieces)
@@ -63,8 +63,8 @@ def _without_padding(
     """Samples without the silence that AAC appends to fill its last block; mp4 stores the true length."""
     if not container.format.name.startswith("mov") or not stream.duration:
         return total
-    start = (stream.start_time or 0) * stream.time_base
-    end = start + stream.duration * stream.time_base - (start if origin is None else origin)
+    start = in_seconds(stream.start_time or 0, stream)
+    end = start + in_seconds(stream.duration, stream) - (start if origin is None else origin)
     excess = total - round(end * sample_rate)
     # AAC blocks hold at most 2048 samples; a larger difference is no padding.
     return total - excess if 0 < excess < 2 * 2048 * sample_rate / stream.sample_rate else total
@@ -87,7 +87,7 @@ def _sound_pieces(
         return round(start * sample_rate), np.frombuffer(collected, np.int16)
 
     for frame in frames:
-        stamp = frame.pts * frame.time_base if frame.pts is not None else None
+        stamp = in_seconds(frame.pts, frame) if frame.pts is not None else None
         if origin is None:
             origin = stamp if stamp is not None else Fraction(0)
         time = stamp - origin if stamp is not None else expected

@@ -12,6 +12,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from synctalklip.data import media
+from synctalklip.data.containers import in_seconds
 
 # Seeking lands on a key frame; one that lies this much earlier has clean frames by the time they are needed.
 SEEK_MARGIN = Fraction(1)
@@ -103,7 +104,7 @@ class SourceReader:
         for frame in decoded:
             if frame.pts is None:
                 return None
-            time = frame.pts * frame.time_base - origin
+            time = in_seconds(frame.pts, frame) - origin
             if last is None and time > start / self.fps:
                 return None
             while last is not None and len(frames) < stop - start:
