@@ -34,9 +34,9 @@ def thumbnail(frame: np.ndarray) -> np.ndarray:
     return small - small.mean(axis=(0, 1))
 
 
-def difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean absolute difference of two thumbnails."""
-    return float(np.abs(first - second).mean())
+def difference(first: np.ndarray | None, second: np.ndarray) -> float:
+    """Mean absolute difference of two thumbnails; 0 where there is no first."""
+    return 0.0 if first is None else float(np.abs(first - second).mean())
 
 
 class CutFinder:
@@ -48,9 +48,6 @@ class CutFinder:
 
     def step(self, picture: np.ndarray) -> bool:
         """Take the next thumbnail; True where it begins another shot than the first."""
-        if self._last is None:
-            self._last = picture
-            return False
         change = difference(self._last, picture)
         movement = sum(self._recent) / max(1, len(self._recent))
         self._last = picture
@@ -117,7 +114,7 @@ class _OpenShot:
 
     def is_over(self, frame: np.ndarray, picture: np.ndarray) -> bool:
         """Whether the faces have long been gone, with the picture that showed them, and this frame shows a face."""
-        gone = self.seen is not None and all(follower.lost >= PATIENCE for follower in self.followers.values())
+        gone = all(follower.lost >= PATIENCE for follower in self.followers.values())
         return gone and difference(self.seen, picture) > OTHER_PICTURE and len(self.detector.detect(frame)) > 0
 
     def skip(self, frames: int) -> None:

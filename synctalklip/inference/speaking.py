@@ -43,7 +43,7 @@ def sync_score(syncnet: AnySyncNet, faces: np.ndarray, wave: np.ndarray) -> floa
     """
     score = score_clip(syncnet, faces, mfcc(wave))
     near = [distance for shift, distance in zip(score.shifts, score.curve) if abs(shift) <= IN_SYNC]
-    return float((np.mean(score.curve) - min(near)) / max(np.std(score.curve), 1e-9))
+    return float((np.mean(score.curve) - min(near)) / max(float(np.std(score.curve)), 1e-9))
 
 
 def who_speaks(

@@ -72,9 +72,10 @@ class Synthesizer:
         """
         path = download(str(source)) if hub else shipped(source)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        finder: Any = detector
         if isinstance(detector, str):
-            detector = build(OmegaConf.load(CONFIGS / "detector" / f"{detector}.yaml"))
-        return cls(load_generator(path, device), detector, path, device, syncnet)
+            finder = build(OmegaConf.load(CONFIGS / "detector" / f"{detector}.yaml"))
+        return cls(load_generator(path, device), finder, path, device, syncnet)
 
     def generate(
         self,
