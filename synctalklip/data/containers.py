@@ -1,6 +1,7 @@
 """Open media files with PyAV and decode one track, with errors that name the file."""
 
 import contextlib
+import mmap
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,9 @@ from synctalklip.data.encode import FPS, MediaError
 LONGEST_GAP = 60
 # Containers round durations; a file that ends earlier than this was cut off.
 MISSING_TAIL = Fraction(1, 2)
+# Bytes of sound that a header promises where its writer did not know the length: the headers of espeak-ng, of sox and
+# of text-to-speech services hold this or more.
+LEAST_UNKNOWN_LENGTH = 2_000_000_000
 
 
 @contextlib.contextmanager
@@ -28,27 +32,53 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     if path.stat().st_size == 0:
         raise MediaError(f"{path}: the file is empty (0 bytes); copy or record it again")
     try:
-        container = av.open(str(path))
-    except av.error.FFmpegError as error:
+        # The copy of a file in memory is read page by page, and only its header is another.
+        container = av.open(_mended_wav(path) or str(path))
+    except (av.error.FFmpegError, OSError) as error:
         raise MediaError(
             f"{path}: cannot be read as video or sound ({error.strerror}): it is cut short or another kind of file; "
             "copy or convert it again"
         ) from None
     with container:
-        if container.format.name == "wav":
-            _check_wav_length(path)
         yield container
 
 
-def _check_wav_length(path: Path) -> None:
-    """The decoder plays a cut wav file without a word, so its own header is asked."""
+def _wav_length(path: Path) -> tuple[int, int] | None:
+    """Where a RIFF wav file holds the length of its sound, and that length in bytes; None without such a field."""
     with open(path, "rb") as file:
-        promised = int.from_bytes(file.read(8)[4:], "little") + 8
-    # Recorders that cannot go back to the header leave 0 or the largest number there.
-    if 8 < promised < 2**32 - 1 and path.stat().st_size < promised:
-        raise MediaError(
-            f"{path}: holds {path.stat().st_size} of {promised} bytes: the file is cut short; copy it again"
-        )
+        form = file.read(12)
+        if form[:4] != b"RIFF" or form[8:] != b"WAVE":
+            return None
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                return file.tell() - 4, size
+            file.seek(size + size % 2, 1)
+    return None
+
+
+def _mended_wav(path: Path) -> mmap.mmap | None:
+    """A wav file whose writer could not know its length, with the true one in its header; None for any other file.
+
+    Who writes sound to a pipe cannot go back to the header and leaves 0, the largest number, or one near the largest
+    signed number there. The decoder would take it for a promise.
+
+    Raises:
+        MediaError: the file is shorter than a header that was written in the end.
+    """
+    found = _wav_length(path)
+    if found is None:
+        return None
+    place, promised = found
+    held = path.stat().st_size - place - 4
+    if promised <= held and promised != 0:
+        return None
+    if 0 < promised < LEAST_UNKNOWN_LENGTH or held > promised / 2 > 0:
+        raise MediaError(f"{path}: holds {held} of {promised} bytes of sound: the file is cut short; copy it again")
+    with open(path, "rb") as file:
+        mended = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    mended[place : place + 4] = min(held, 2**32 - 1).to_bytes(4, "little")
+    return mended
 
 
 def first_video(container: av.container.InputContainer) -> av.VideoStream | None:

@@ -263,6 +263,43 @@ def test_cut_wav_is_an_error(tmp_path):
         media.read_audio(tmp_path / "cut.wav")
 
 
+def with_lengths(path: Path, riff: int, data: int) -> Path:
+    """Write other lengths into the header of a wav file."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[4:8], content[place : place + 4] = riff.to_bytes(4, "little"), data.to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("riff", "data"),
+    [
+        (0x7FFFF024, 0x7FFFF000),
+        (0x7FFFFFFF, 0x7FFFFFFF - 36),
+        (2000000036, 2000000000),
+        (0, 0),
+        (36, 0),
+        (2**32 - 1, 2**32 - 1),
+    ],
+    ids=hex,
+)
+def test_wav_of_a_streaming_writer_is_read_to_its_end(tmp_path, riff, data):
+    wave = np.random.default_rng(0).integers(-32768, 32767, 20001).astype(np.int16)
+    media.write_wav(tmp_path / "a.wav", wave)
+    with_lengths(tmp_path / "a.wav", riff, data)
+    assert np.array_equal(media.read_audio(tmp_path / "a.wav"), wave)
+    assert media.probe(tmp_path / "a.wav").duration == pytest.approx(20001 / 16000)
+
+
+@pytest.mark.parametrize("data", [40004, 80000, 1_999_999_999])
+def test_wav_that_lacks_what_its_header_promises_is_cut(tmp_path, data):
+    media.write_wav(tmp_path / "cut.wav", np.ones(20001, np.int16))
+    with_lengths(tmp_path / "cut.wav", data + 36, data)
+    with pytest.raises(MediaError, match=rf"cut\.wav: holds 40002 of {data} bytes of sound: the file is cut short"):
+        media.read_audio(tmp_path / "cut.wav")
+
+
 @pytest.mark.parametrize(("samples", "rate"), [(1, 48000), (8, 48000), (3, 44100), (1, 8000)])
 def test_sound_of_a_few_samples_is_no_crash(tmp_path, samples, rate):
     media.write_wav(tmp_path / "a.wav", np.ones(samples, np.int16), rate)
