@@ -9,6 +9,7 @@ import av
 import cv2
 import numpy as np
 import skimage.data
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 # astronaut() holds one frontal face here: x1, y1, x2, y2.
@@ -68,6 +69,27 @@ def make_media(
             block.sample_rate, block.pts, block.time_base = rate, round(sound_start * rate), Fraction(1, rate)
             container.mux(audio.encode(block))
             container.mux(audio.encode(None))
+    return path
+
+
+def two_tracks(path: Path, default: int | None) -> Path:
+    """Video tracks of brightness 50 and 150, sound tracks of 300 and 1000 Hz; those at `default` are marked."""
+    with av.open(str(path), "w") as container:
+        pictures = [container.add_stream("mpeg4", rate=25, width=64, height=48) for _ in range(2)]
+        sounds = [container.add_stream("aac", rate=16000, layout="mono") for _ in range(2)]
+        for streams in (pictures, sounds):
+            for number, stream in enumerate(streams):
+                stream.disposition = Disposition.default if number == default else Disposition(0)
+        for stream, level in zip(pictures, (50, 150)):
+            for _ in range(5):
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="bgr24")
+                container.mux(stream.encode(frame))
+        for stream, hertz in zip(sounds, (300, 1000)):
+            block = av.AudioFrame.from_ndarray(tone(1, 16000, hertz).astype(np.float32), format="fltp", layout="mono")
+            block.sample_rate, block.pts = 16000, 0
+            container.mux(stream.encode(block))
+        for stream in (*pictures, *sounds):
+            container.mux(stream.encode(None))
     return path
 
 

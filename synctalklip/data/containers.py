@@ -2,14 +2,17 @@
 
 import contextlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import av
 from av.stream import Disposition
 
 from synctalklip.data.encode import FPS, MediaError
+
+T = TypeVar("T", bound=av.stream.Stream)
 
 # A hole this long between two frames is a broken clock, not a slow picture.
 LONGEST_GAP = 60
@@ -81,12 +84,32 @@ def _mended_wav(path: Path) -> mmap.mmap | None:
     return mended
 
 
-def first_video(container: av.container.InputContainer) -> av.VideoStream | None:
-    """First moving picture; the cover image of a music file does not count."""
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    return None
+def video_track(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The moving picture that players show: the first marked as default, else the first; a cover image is none."""
+    pictures = Disposition.attached_pic
+    return _marked([stream for stream in container.streams.video if not stream.disposition & pictures])
+
+
+def audio_track(container: av.container.InputContainer, path: Path, index: int | None = None) -> av.AudioStream | None:
+    """The sound that players play: the first track marked as default, else the first; or the one at `index`, from 0.
+
+    Raises:
+        MediaError: no such track.
+    """
+    tracks = container.streams.audio
+    if index is None or not tracks:
+        return _marked(tracks)
+    if not 0 <= index < len(tracks):
+        raise MediaError(
+            f"{path}: audio_track={index}, but it holds {len(tracks)} sound tracks, counted from 0; choose another, or "
+            "null for the one that players play"
+        )
+    return tracks[index]
+
+
+def _marked(streams: Sequence[T]) -> T | None:
+    marked = [stream for stream in streams if stream.disposition & Disposition.default]
+    return next(iter(marked or streams), None)
 
 
 def decoded(container: av.container.InputContainer, stream: av.stream.Stream, path: Path) -> Iterator[av.frame.Frame]:

@@ -16,7 +16,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from synctalklip.data.containers import LONGEST_GAP, decoded, first_video, frame_length, opened
+from synctalklip.data.containers import LONGEST_GAP, audio_track, decoded, frame_length, opened, video_track
 from synctalklip.data.encode import (
     EXACT_COLOUR,
     FPS,
@@ -42,12 +42,12 @@ __all__ = [
     "VideoWriter",
     "as_rate",
     "assert_writable_kind",
-    "first_video",
     "probe",
     "read_audio",
     "read_frames",
     "read_gray",
     "read_video",
+    "video_track",
     "write_bytes",
     "write_video",
     "write_wav",
@@ -67,6 +67,8 @@ class MediaInfo:
         rotation: degrees counter-clockwise that the display matrix asks for (0, 90, 180, 270).
         sample_rate: Hz, None without sound.
         duration: seconds.
+        audio_track: which of the sound tracks is read, from 0; None without sound.
+        video_track: which of the video tracks is read, from 0; None without video.
     """
 
     fps: Fraction | None
@@ -76,6 +78,8 @@ class MediaInfo:
     rotation: int
     sample_rate: int | None
     duration: float
+    audio_track: int | None = None
+    video_track: int | None = None
 
 
 def _turns(frame: av.VideoFrame) -> int:
@@ -90,33 +94,37 @@ def _pixels(frame: av.VideoFrame, pixel_format: str, converter: VideoReformatter
     return np.ascontiguousarray(np.rot90(picture.to_ndarray(), _turns(frame)))
 
 
-def probe(path: str | Path) -> MediaInfo:
+def probe(path: str | Path, audio_index: int | None = None) -> MediaInfo:
     """Look at a file without decoding it all.
+
+    Args:
+        path: any container.
+        audio_index: see `read_audio`.
 
     Raises:
         MediaError: the file is missing, empty, or holds neither video nor sound.
     """
     path = Path(path)
     with opened(path) as container:
-        video = first_video(container)
-        audio = next(iter(container.streams.audio), None)
+        video, audio = video_track(container), audio_track(container, path, audio_index)
         if video is None and audio is None:
             raise MediaError(f"{path}: holds neither video nor sound; give a media file")
-        rate = audio.sample_rate if audio else None
         streams = [stream for stream in (video, audio) if stream is not None and stream.duration]
         duration = max((float(stream.duration * stream.time_base) for stream in streams), default=0.0)
         if duration == 0 and container.duration:
             duration = container.duration / av.time_base
+        rate = audio.sample_rate if audio else None
+        tracks = audio and container.streams.audio.index(audio), video and container.streams.video.index(video)
         if video is None:
-            return MediaInfo(None, 0, 0, 0, 0, rate, duration)
+            return MediaInfo(None, 0, 0, 0, 0, rate, duration, *tracks)
         first = next(decoded(container, video, path))
         turns = _turns(first)
         width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
-            return MediaInfo(None, 1, width, height, 90 * turns, rate, 0.0)
+            return MediaInfo(None, 1, width, height, 90 * turns, rate, 0.0, *tracks)
         fps = video.average_rate or video.guessed_rate
         frames = video.frames or (round(duration * fps) if fps else 0)
-        return MediaInfo(fps, frames, width, height, 90 * turns, rate, duration)
+        return MediaInfo(fps, frames, width, height, 90 * turns, rate, duration, *tracks)
 
 
 def _timed(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[tuple[Fraction, av.VideoFrame]]:
@@ -159,7 +167,7 @@ def _at_rate(
 def _read(path: str | Path, fps: float | Fraction | None, threads: int, pixel_format: str) -> Iterator[np.ndarray]:
     path = Path(path)
     with opened(path) as container:
-        stream = first_video(container)
+        stream = video_track(container)
         if stream is None:
             raise MediaError(f"{path}: has no video track; give a video file")
         stream.codec_context.thread_count = threads

@@ -11,19 +11,20 @@ from typing import Any
 import av
 import numpy as np
 
-from synctalklip.data.containers import LONGEST_GAP, decoded, first_video, opened
+from synctalklip.data.containers import LONGEST_GAP, audio_track, decoded, opened, video_track
 from synctalklip.data.encode import SAMPLE_RATE, MediaError
 
 # Sound time stamps are rounded to the container's clock; smaller holes are that rounding.
 SMALLEST_SOUND_GAP = Fraction(1, 10)
 
 
-def read_audio(path: str | Path, sample_rate: int | None = SAMPLE_RATE) -> np.ndarray:
+def read_audio(path: str | Path, sample_rate: int | None = SAMPLE_RATE, audio_index: int | None = None) -> np.ndarray:
     """Sound of a file, mixed down to mono and resampled.
 
     Args:
         path: any container or sound file. Beside video, sample 0 is the time of the first video frame.
         sample_rate: output rate in Hz, None for the file's own (see `probe`).
+        audio_index: which of several sound tracks, from 0; None for the one marked as default, else the first.
 
     Returns:
         (N,) int16. Float sound beyond full scale is clipped, holes in the time stamps are silence.
@@ -33,10 +34,10 @@ def read_audio(path: str | Path, sample_rate: int | None = SAMPLE_RATE) -> np.nd
     """
     path = Path(path)
     with opened(path) as container:
-        stream = next(iter(container.streams.audio), None)
+        stream = audio_track(container, path, audio_index)
         if stream is None:
             raise MediaError(f"{path}: has no audio track; give a file with sound")
-        video = first_video(container)
+        video = video_track(container)
         origin = None
         if video is not None and video.start_time is not None:
             origin = video.start_time * video.time_base

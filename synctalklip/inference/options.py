@@ -25,6 +25,8 @@ class Options:
         face: which face of several speaks: "largest", or its place from left to right, from 0, in the first frame
             that shows a face.
         tail: what follows a speech that is shorter than the video: "cut", or "keep" the rest as it is.
+        audio_track: which of several sound tracks of the speech's file is spoken, from 0; None for the one marked as
+            default, else the first.
         audio_offset_ms: the lips at time t say what the speech says at t + offset.
         identity: index of the source frame that shows the mouth, "first" for the first frame with a face,
             "closed" for the one whose lips are closest together.
@@ -45,6 +47,7 @@ class Options:
 
     face: str | int
     tail: str
+    audio_track: int | None
     audio_offset_ms: float
     identity: str | int
     sampling: str
@@ -77,6 +80,8 @@ class Options:
                 raise SyncTalklipError(f"{name}={getattr(self, name)}: must be a number")
         if self.face != LARGEST and not (type(self.face) is int and self.face >= 0):
             raise SyncTalklipError(f"face={self.face}: choose {LARGEST}, or 0, 1, ... counted from the left")
+        if self.audio_track is not None and not (type(self.audio_track) is int and self.audio_track >= 0):
+            raise SyncTalklipError(f"audio_track={self.audio_track}: choose 0, 1, ... or null for the default track")
         if not 0 <= self.crf <= 51:
             raise SyncTalklipError(f"crf={self.crf}: choose 0 to 51")
         for name in ("still_fps", "batch_size", "speech_chunk", "speech_context", "buffer_mb"):
@@ -139,6 +144,8 @@ class Report:
         fps: its rate.
         seconds: its length.
         size: (width, height).
+        video_track: which of the video tracks of its file was shown, from 0.
+        audio_track: which of the sound tracks of its file was spoken, from 0.
         painted: frames whose mouth was painted.
         faces_missing: frames within the speech that stayed as they are because they show no face.
         speech_seconds: length of the speech.
@@ -155,6 +162,8 @@ class Report:
     fps: float
     seconds: float
     size: tuple[int, int]
+    video_track: int | None
+    audio_track: int | None
     painted: int
     faces_missing: int
     speech_seconds: float

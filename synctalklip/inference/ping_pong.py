@@ -74,7 +74,7 @@ class PingPongReader:
             # What the frames of these carry is not when they are shown.
             if container.format.name in ("avi", "mpeg"):
                 return None
-            stream: Any = media.first_video(container)
+            stream: Any = media.video_track(container)
             origin = next(container.decode(stream)).pts
             if origin is None:
                 return None

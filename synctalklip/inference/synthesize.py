@@ -7,14 +7,13 @@ Letters: T frames of the source.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cache
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,10 +37,9 @@ from synctalklip.inference.timeline import (
     frame_plan,
     output_frames,
 )
+from synctalklip.inference.writing import write
 
 T = TypeVar("T")
-
-AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,9 @@ def synthesize(
     if Path(output).resolve() in (Path(video).resolve(), Path(audio).resolve()):
         raise SyncTalklipError(f"{output}: is an input too and would be lost; name another output")
     media.assert_writable_kind(output)
-    wave = media.read_audio(audio)
-    fps = media.as_rate(media.probe(video).fps or options.still_fps)
+    wave = media.read_audio(audio, audio_index=options.audio_track)
+    shown, heard = media.probe(video), media.probe(audio, options.audio_track)
+    fps = media.as_rate(shown.fps or options.still_fps)
     spoken = output_frames(len(wave), fps)
     faces = find_face(video, fps, spoken, detector, options, watch)
     tracked = watch.total()
@@ -120,6 +119,8 @@ def synthesize(
         fps=float(fps),
         seconds=float(len(plan) / fps),
         size=size,
+        video_track=shown.video_track,
+        audio_track=heard.audio_track,
         painted=painted,
         faces_missing=spoken - painted,
         speech_seconds=len(wave) / SAMPLE_RATE,
@@ -247,44 +248,6 @@ def face_shape() -> np.ndarray:
     radius = (x[None] ** 2.5 + y[:, None] ** 2.5) ** 0.4
     inwards = np.clip((1 - radius) / 0.25, 0, 1)
     return (inwards * inwards * (3 - 2 * inwards)).astype(np.float32)
-
-
-def write(
-    output: str | Path,
-    frames: Iterable[np.ndarray],
-    fps: Fraction,
-    audio: str | Path,
-    options: Options,
-    statement: Mapping[str, Any],
-    watch: Stopwatch,
-) -> tuple[int, int]:
-    """Encode the frames with the sound of `audio` in step; (width, height) of the video."""
-    rate = sound_rate(media.probe(audio).sample_rate)
-    sound = media.read_audio(audio, rate)
-    frames = iter(frames)
-    first = next(frames)
-    size = first.shape[1], first.shape[0]
-    comment = {"comment": json.dumps(statement)}
-    with ExitStack() as stack:
-        writer = media.VideoWriter(output, fps, size, rate, options.crf, metadata=comment, threads=0)
-        stack.enter_context(writer)
-        written = 0
-        for count, frame in enumerate(chain([first], frames), 1):
-            until = int(count / fps * rate)
-            with watch.phase("encode"):
-                writer.write(frame)
-                writer.write_audio(sound[written:until])
-            written = until
-        with watch.phase("encode"):
-            writer.write_audio(sound[written:])
-            # The encoder holds frames back until it is closed.
-            stack.close()
-    return size
-
-
-def sound_rate(rate: int | None) -> int:
-    """The rate of the written sound: the speech's own, or 48 kHz where AAC has no such rate."""
-    return rate if rate is not None and rate in AAC_RATES else 48_000
 
 
 def progress(items: Iterable[T], total: int, name: str, options: Options) -> Iterator[T]:

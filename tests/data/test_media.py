@@ -8,7 +8,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from media_factory import float_wav, full_disk, grey_steps, make_media, picture, tone
+from media_factory import float_wav, full_disk, grey_steps, make_media, picture, tone, two_tracks
 
 from synctalklip.data import media
 from synctalklip.data.media import DiskError, MediaError
@@ -146,6 +146,25 @@ def test_any_sound_becomes_16_kHz_mono(tmp_path, rate, channels):
     assert wave[2000:14000].astype(float).std() == pytest.approx(16384 / 2**0.5, rel=0.05)
     assert media.probe(path).sample_rate == rate
     assert abs(len(media.read_audio(path, sample_rate=None)) - rate) <= 2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "default", "shown"), [("mp4", None, 0), ("mp4", 1, 1), ("mkv", None, 0), ("mkv", 0, 0), ("mkv", 1, 1)]
+)
+def test_of_several_tracks_the_one_that_players_take(tmp_path, suffix, default, shown):
+    path = two_tracks(tmp_path / f"two.{suffix}", default)
+    assert loudest(media.read_audio(path)) == pytest.approx((300, 1000)[shown], abs=2)
+    assert media.read_video(path).mean() == pytest.approx((50, 150)[shown], abs=3)
+    info = media.probe(path)
+    assert (info.audio_track, info.video_track) == (shown, shown)
+
+
+def test_a_sound_track_can_be_chosen(tmp_path):
+    path = two_tracks(tmp_path / "two.mkv", default=1)
+    assert loudest(media.read_audio(path, audio_index=0)) == pytest.approx(300, abs=2)
+    assert media.probe(path, audio_index=0).audio_track == 0
+    with pytest.raises(MediaError, match=r"two\.mkv: audio_track=2, but it holds 2 sound tracks"):
+        media.read_audio(path, audio_index=2)
 
 
 def test_stereo_is_mixed_down(tmp_path):
@@ -339,7 +358,7 @@ def test_missing_tracks_are_errors(tmp_path):
     media.write_wav(tmp_path / "a.wav", np.ones(16000, np.int16))
     with pytest.raises(MediaError, match=r"a\.wav: has no video track"):
         media.read_video(tmp_path / "a.wav")
-    assert media.probe(tmp_path / "a.wav") == media.MediaInfo(None, 0, 0, 0, 0, 16000, 1.0)
+    assert media.probe(tmp_path / "a.wav") == media.MediaInfo(None, 0, 0, 0, 0, 16000, 1.0, audio_track=0)
 
 
 def test_full_disk_leaves_no_half_file_and_keeps_the_old_one(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from media_factory import two_tracks
 
 from synctalklip.avsyncnet.model import AVHubertConfig
 from synctalklip.data import media
@@ -287,6 +288,8 @@ def test_identity_rules():
         {"batch_size": "x"},
         {"crf": 60},
         {"tial": "cut"},
+        {"audio_track": -1},
+        {"audio_track": "en"},
         {"shape": "round"},
         {"face": "left"},
         {"face": -1},
@@ -370,6 +373,18 @@ def test_too_few_faces_are_counted(tmp_path):
         synthesize(ToyModel(), *inputs, options, TwoFaces())
 
 
+@pytest.mark.parametrize(("chosen", "track", "hertz"), [(None, 1, 1000), (0, 0, 300)])
+def test_the_default_sound_track_is_spoken_or_the_chosen_one(tmp_path, chosen, track, hertz):
+    media.write_video(tmp_path / "video.mp4", [picture()] * 5)
+    speech, output = two_tracks(tmp_path / "speech.mkv", default=1), tmp_path / "out.mp4"
+    options = OPTIONS.replace(audio_track=chosen)
+    report = synthesize(ToyModel(), tmp_path / "video.mp4", speech, output, options, ToyFaces())
+    heard = media.read_audio(output, 16000).astype(float)
+    assert np.argmax(np.abs(np.fft.rfft(heard))) / len(heard) * 16000 == pytest.approx(hertz, abs=20)
+    said = json.loads(sidecar_of(report.output).read_text())
+    assert (said["audio_track"], said["video_track"]) == (track, 0)
+
+
 def test_time_is_told_by_phase(make):
     report, _ = make(fades(6), silence(6))
     phases = report.seconds_by_phase
@@ -385,7 +400,7 @@ def test_time_is_told_by_phase(make):
 MEMORY = """
 import resource, sys
 import numpy as np
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_synthesize import OPTIONS, ToyFaces, ToyModel
 from synctalklip.data import media
 from synctalklip.inference.synthesize import synthesize
@@ -405,7 +420,9 @@ def test_memory_does_not_grow_with_length(tmp_path):
     from pathlib import Path
 
     script = tmp_path / "measure.py"
-    script.write_text(MEMORY.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    script.write_text(
+        MEMORY.format(tests=[str(Path(__file__).parents[0]), str(Path(__file__).parents[1])], folder=str(tmp_path))
+    )
     peaks = [
         int(subprocess.run([sys.executable, script, str(seconds)], check=True, capture_output=True).stdout)
         for seconds in (4, 16)
