@@ -93,6 +93,18 @@ def two_tracks(path: Path, default: int | None) -> Path:
     return path
 
 
+def sound_file(path: Path, samples: np.ndarray, rate: int, layout: str, codec: str = "flac") -> Path:
+    """Write (N,C) int16 with named channels."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        packed = np.ascontiguousarray(samples.astype(np.int16)).reshape(1, -1)
+        block = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        block.sample_rate, block.pts = rate, 0
+        container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+    return path
+
+
 def float_wav(path: Path, sound: np.ndarray, rate: int = 16000) -> Path:
     """Write (N,) float32 as it is, NaN and all."""
     content = sound.astype("<f4").tobytes()

@@ -31,7 +31,7 @@ from synctalklip.data.encode import (
     write_wav,
     written_whole,
 )
-from synctalklip.data.sound import read_audio
+from synctalklip.data.sound import Sound, mix_down, read_audio, read_sound
 
 __all__ = [
     "FPS",
@@ -39,13 +39,16 @@ __all__ = [
     "DiskError",
     "MediaError",
     "MediaInfo",
+    "Sound",
     "VideoWriter",
     "as_rate",
     "assert_writable_kind",
+    "mix_down",
     "probe",
     "read_audio",
     "read_frames",
     "read_gray",
+    "read_sound",
     "read_video",
     "video_track",
     "write_bytes",

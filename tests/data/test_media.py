@@ -8,7 +8,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from media_factory import float_wav, full_disk, grey_steps, make_media, picture, tone, two_tracks
+from media_factory import float_wav, full_disk, grey_steps, make_media, picture, sound_file, tone, two_tracks
 
 from synctalklip.data import media
 from synctalklip.data.media import DiskError, MediaError
@@ -173,6 +173,51 @@ def test_stereo_is_mixed_down(tmp_path):
     spectrum = np.abs(np.fft.rfft(media.read_audio(path)[:16000].astype(float)))
     assert spectrum[300] == pytest.approx(spectrum[1000], rel=0.05)
     assert spectrum[300] > 100 * spectrum[600]
+
+
+def voice(samples: int) -> np.ndarray:
+    """(N,) int16, now loud and now soft."""
+    time = np.arange(samples) / 16000
+    return (9000 * np.sin(2 * np.pi * 440 * time) * np.sin(2 * np.pi * 2 * time) ** 2).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shares"),
+    [
+        ("stereo", [1, 1]),
+        ("stereo", [1, -1]),
+        ("stereo", [1, -0.9]),
+        ("stereo", [1, 0]),
+        ("stereo", [0, 1]),
+        ("5.1", [0, 0, 1, 0, 0, 0]),
+        ("5.1(side)", [0, 0, 1, 0, 0, 0]),
+        ("5.1", [1, 0, 0, 0, 0, 0]),
+        ("5.1", [0, 0, 0, 1, 0, 0]),
+        ("5.1", [0.1, -0.1, 1, 0.1, 0.1, 0.1]),
+        ("7.1", [0, 0, 0, 0, 0, 0, 0, 1]),
+    ],
+)
+def test_a_voice_is_as_loud_as_in_its_channel(tmp_path, layout, shares):
+    said = voice(32000)
+    path = sound_file(tmp_path / "a.mkv", said[:, None] * np.array(shares), 16000, layout)
+    heard = media.read_audio(path)
+    level = 20 * np.log10(heard.astype(float).std() / said.astype(float).std())
+    assert abs(level) < 1
+    assert np.corrcoef(heard, said)[0, 1] > 0.99
+
+
+def test_a_voice_that_turns_to_opposite_phase_stays(tmp_path):
+    said = voice(96000)
+    sides = np.stack([said, np.concatenate([said[:48000], -said[48000:]])], axis=1)
+    heard = media.read_audio(sound_file(tmp_path / "a.mkv", sides, 16000, "stereo")).astype(float)
+    for second in range(6):
+        part = slice(16000 * second, 16000 * (second + 1))
+        assert abs(20 * np.log10(heard[part].std() / said[part].astype(float).std())) < 3
+
+
+def test_silence_stays_silent(tmp_path):
+    path = sound_file(tmp_path / "a.mkv", np.zeros((16000, 6)), 16000, "5.1")
+    assert not media.read_audio(path).any()
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mkv", "flac")])
