@@ -78,6 +78,7 @@ class VideoWriter:
         fps: frame rate.
         size: width and height of the frames.
         sample_rate: Hz of `write_audio`, None for no sound.
+        layout: channels of `write_audio`, a name that the AAC encoder knows ("mono", "stereo", "5.1").
         crf: quality of x264, 0 is lossless, 18 is visually clean.
         pixel_format: stored pixels, "yuv420p" plays everywhere, "yuv444p" keeps full colour resolution.
         metadata: tags of the container.
@@ -94,13 +95,15 @@ class VideoWriter:
         pixel_format: str = "yuv420p",
         metadata: dict[str, str] | None = None,
         threads: int = 1,
+        layout: str = "mono",
     ):
         self.path = Path(path)
         self.frames = 0
         self.samples = 0
         self._rate = as_rate(fps)
         self._size = size
-        self._sample_rate = sample_rate
+        self._sample_rate, self._layout = sample_rate, layout
+        self._channels = av.AudioLayout(layout).nb_channels
         even = 2 if pixel_format == "yuv420p" else 1
         self._margin = tuple((-side) % even for side in size)
         # Without mbtree=0 x264 gives other packets for equal frames from run to run. Players take untagged HD for
@@ -133,7 +136,7 @@ class VideoWriter:
         video.pix_fmt = self._pixel_format
         self._video, self._audio = video, None
         if self._sample_rate is not None:
-            self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout="mono")
+            self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout=self._layout)
 
     def write(self, frame: np.ndarray) -> None:
         """Append a frame, (H,W,3) BGR or (H,W) grey, uint8."""
@@ -154,12 +157,14 @@ class VideoWriter:
         self._container.mux(self._video.encode(picture))
 
     def write_audio(self, wave: np.ndarray) -> None:
-        """Append sound, (N,) int16."""
+        """Append sound, (N,) or (N,C) int16."""
         if self._audio is None:
             raise MediaError(f"{self.path}: was opened without sound; give sample_rate")
         if len(wave) == 0:
             return
-        sound = av.AudioFrame.from_ndarray(_checked_wave(wave, self.path)[None], format="s16", layout="mono")
+        # Packed samples: the channels of one time lie side by side.
+        packed = _checked_wave(wave, self.path, self._channels).reshape(1, -1)
+        sound = av.AudioFrame.from_ndarray(packed, format="s16", layout=self._layout)
         sound.sample_rate = self._sample_rate
         sound.pts, sound.time_base = self.samples, Fraction(1, self._sample_rate)
         self.samples += len(wave)
@@ -201,9 +206,10 @@ def assert_writable_kind(path: str | Path) -> None:
     _container(Path(path))
 
 
-def _checked_wave(wave: np.ndarray, path: Path) -> np.ndarray:
-    if wave.dtype != np.int16 or wave.ndim != 1:
-        raise MediaError(f"{path}: got sound {wave.shape} {wave.dtype}, expected one row of int16")
+def _checked_wave(wave: np.ndarray, path: Path, channels: int = 1) -> np.ndarray:
+    if wave.dtype != np.int16 or wave.ndim not in (1, 2) or wave.size != channels * len(wave):
+        expected = "one row" if channels == 1 else f"{channels} columns"
+        raise MediaError(f"{path}: got sound {wave.shape} {wave.dtype}, expected {expected} of int16")
     return np.ascontiguousarray(wave)
 
 

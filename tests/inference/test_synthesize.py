@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from media_factory import two_tracks
+from media_factory import sound_file, two_tracks
 
 from synctalklip.avsyncnet.model import AVHubertConfig
 from synctalklip.data import media
@@ -383,6 +383,31 @@ def test_the_default_sound_track_is_spoken_or_the_chosen_one(tmp_path, chosen, t
     assert np.argmax(np.abs(np.fft.rfft(heard))) / len(heard) * 16000 == pytest.approx(hertz, abs=20)
     said = json.loads(sidecar_of(report.output).read_text())
     assert (said["audio_track"], said["video_track"]) == (track, 0)
+
+
+@pytest.mark.parametrize(
+    ("layout", "rate", "written"),
+    [
+        ("mono", 16000, ("mono", 16000)),
+        ("stereo", 44100, ("stereo", 44100)),
+        ("5.1(side)", 48000, ("5.1", 48000)),
+        ("stereo", 96000, ("stereo", 96000)),
+        ("stereo", 37800, ("stereo", 48000)),
+    ],
+)
+def test_the_speech_keeps_its_channels_and_rate(tmp_path, layout, rate, written):
+    media.write_video(tmp_path / "video.mp4", [picture()] * 5)
+    channels = av.AudioLayout(layout).nb_channels
+    time = np.arange(rate // 5)[:, None] / rate
+    sides = 8000 * np.sin(2 * np.pi * 400 * time * np.arange(1, channels + 1))
+    speech = sound_file(tmp_path / "speech.mkv", sides, rate, layout)
+    report = synthesize(ToyModel(), tmp_path / "video.mp4", speech, tmp_path / "out.mp4", OPTIONS, ToyFaces())
+    heard = media.read_sound(report.output)
+    assert (heard.layout, heard.rate) == written
+    spectrum = np.abs(np.fft.rfft(heard.samples[: heard.rate // 5].astype(float), axis=0))
+    pitches = [400 * number for number in range(1, channels + 1)]
+    for channel in set(range(channels)) - {3}:  # the fourth is the low one, from which AAC takes what is high
+        assert np.argmax(spectrum[:, channel]) * 5 == pitches[channel]
 
 
 def test_time_is_told_by_phase(make):
