@@ -8,7 +8,7 @@ Letters: T frames of the source.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cache
 from itertools import islice
@@ -100,6 +100,8 @@ def synthesize(
     fps = media.as_rate(shown.fps or options.still_fps)
     spoken = output_frames(len(wave), fps)
     faces = find_face(video, fps, spoken, detector, options, watch)
+    # Faces are found in square pixels and painted in those of the file.
+    faces = replace(faces, boxes=faces.boxes * np.tile(shown.stored_scale, 2).astype(np.float32))
     tracked = watch.total()
 
     plan = list(frame_plan(faces.total, len(wave), fps, options.tail, Fraction(options.audio_offset_ms) / 1000))
@@ -110,7 +112,7 @@ def synthesize(
     fused = FusedGenerator(model, options.precision, device)
     frames = paint(fused, speech, zip(plan, watch.watch(source.read(), "decode")), faces, options, watch)
     statement = make_statement(video, audio, checkpoint, options)
-    size = write(output, progress(frames, len(plan), "painting", options), fps, audio, options, statement, watch)
+    size = write(output, progress(frames, len(plan), "painting", options), fps, audio, shown, options, statement, watch)
 
     painted = sum(frame.time is not None and bool(faces.painted[frame.source]) for frame in plan)
     report = Report(

@@ -26,11 +26,12 @@ def write(
     frames: Iterable[np.ndarray],
     fps: Fraction,
     audio: str | Path,
+    shown: media.MediaInfo,
     options: Options,
     statement: Mapping[str, Any],
     watch: Stopwatch,
 ) -> tuple[int, int]:
-    """Encode the frames with the sound of `audio` in step; (width, height) of the video."""
+    """Encode the frames, stored as those of the source `shown`, with the sound of `audio` in step; (width, height)."""
     sound = written_sound(audio, options.audio_track)
     frames = iter(frames)
     first = next(frames)
@@ -38,7 +39,16 @@ def write(
     comment = {"comment": json.dumps(statement)}
     with ExitStack() as stack:
         writer = media.VideoWriter(
-            output, fps, size, sound.rate, options.crf, metadata=comment, threads=0, layout=sound.layout
+            output,
+            fps,
+            size,
+            sound.rate,
+            options.crf,
+            metadata=comment,
+            threads=0,
+            layout=sound.layout,
+            pixel_aspect=shown.pixel_aspect,
+            colour=shown.colour or media.Colour(),
         )
         stack.enter_context(writer)
         written = 0

@@ -8,7 +8,18 @@ import av
 import cv2
 import numpy as np
 import pytest
-from media_factory import float_wav, full_disk, grey_steps, make_media, picture, sound_file, tone, two_tracks
+from media_factory import (
+    flat_video,
+    float_wav,
+    full_disk,
+    grey_steps,
+    make_media,
+    picture,
+    sound_file,
+    squeezed,
+    tone,
+    two_tracks,
+)
 
 from synctalklip.data import media
 from synctalklip.data.media import DiskError, MediaError
@@ -87,6 +98,61 @@ def test_rotated_phone_video_is_upright(tmp_path, rotation):
     assert np.abs(frame.astype(int) - oracle).mean() < 6
     info = media.probe(path)
     assert (info.width, info.height, info.rotation) == (64, 48, rotation % 360)
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+@pytest.mark.parametrize("aspect", [Fraction(16, 15), Fraction(2), Fraction(8, 9)])
+def test_pixels_that_are_not_square_become_so(tmp_path, aspect, rotation):
+    upright = picture((576, 288))
+    stored = squeezed(np.ascontiguousarray(np.rot90(upright, -rotation // 90)), aspect)
+    path = make_media(tmp_path / "a.mp4", [stored] * 2, rotation=rotation, aspect=aspect)
+    frame, info = media.read_video(path)[0], media.probe(path)
+    assert frame.shape == upright.shape
+    assert np.abs(frame.astype(int) - upright).mean() < 6
+    assert (info.width, info.height) == (576, 288)
+    assert info.pixel_aspect == (1 / aspect if rotation else aspect)
+    (kept, _) = media.read_frames(path, square=False)
+    assert kept.shape[:2] == np.rot90(stored, rotation // 90).shape[:2]
+    scale = info.stored_scale
+    assert (round(576 * scale[0]), round(288 * scale[1])) == kept.shape[1::-1]
+    media.write_video(tmp_path / "again.mp4", [kept], pixel_aspect=info.pixel_aspect)
+    again = media.probe(tmp_path / "again.mp4")
+    assert (again.width, again.height, again.pixel_aspect) == (576, 288, info.pixel_aspect)
+
+
+def test_a_senseless_shape_of_pixels_is_taken_for_square(tmp_path):
+    path = make_media(tmp_path / "a.mp4", [picture((64, 48))], aspect=Fraction(1, 500))
+    assert media.read_video(path).shape == (1, 48, 64, 3)
+
+
+BARS = {1: [(63, 102, 240), (173, 42, 26)], 6: [(81, 90, 240), (145, 54, 34)]}
+"""Red and green at full strength in the coefficients of BT.709 and BT.601, by the formulas of both standards."""
+
+
+@pytest.mark.parametrize(
+    ("size", "tag", "matrix"),
+    [((1280, 720), None, 1), ((704, 576), None, 6), ((1280, 720), 6, 6), ((64, 64), 1, 1), ((720, 1280), None, 1)],
+)
+def test_colours_are_those_of_players(tmp_path, size, tag, matrix):
+    path = flat_video(tmp_path / "a.mp4", BARS[matrix], size, tag)
+    frame = media.read_video(path)[0].astype(int)
+    for place, colour in ((size[0] // 8, (0, 0, 255)), (-size[0] // 8, (0, 255, 0))):
+        assert np.abs(frame[:, place] - colour).max() <= 2
+    assert media.probe(path).colour.matrix == matrix
+
+
+@pytest.mark.parametrize("matrix", [1, 6])
+def test_colours_are_written_with_their_tags(tmp_path, matrix):
+    path = flat_video(tmp_path / "a.mp4", BARS[matrix], (64, 64), matrix)
+    frames = media.read_video(path)
+    media.write_video(tmp_path / "b.mp4", frames, crf=0, colour=media.probe(path).colour)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert frame.colorspace == matrix
+    for number, place in enumerate((8, 56)):
+        stored = frame.to_ndarray()
+        assert abs(int(stored[0, place]) - BARS[matrix][number][0]) <= 1
+    assert np.abs(media.read_video(tmp_path / "b.mp4").astype(int) - frames)[:, :, 8:24].max() <= 2
 
 
 def test_odd_sizes_are_extended_by_their_edge(tmp_path):

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from media_factory import sound_file, two_tracks
+from hydra.utils import instantiate
+from media_factory import astronaut, flat_video, make_media, sound_file, squeezed, two_tracks
+from omegaconf import OmegaConf
 
 from synctalklip.avsyncnet.model import AVHubertConfig
+from synctalklip.cli import CONFIGS
 from synctalklip.data import media
 from synctalklip.data.geometry import FaceError, geometry
 from synctalklip.data.manifest import Clip, write_manifest
@@ -319,11 +322,6 @@ def tiny_generator():
 
 
 def test_photograph_with_the_real_model_and_finder(tmp_path):
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    from synctalklip.cli import CONFIGS
-
     photograph, audio, output = tmp_path / "astronaut.png", tmp_path / "speech.wav", tmp_path / "out.mp4"
     cv2.imwrite(str(photograph), skimage.data.astronaut()[:, :, ::-1])
     media.write_wav(audio, np.random.default_rng(0).integers(-3000, 3000, 16000).astype(np.int16))
@@ -408,6 +406,47 @@ def test_the_speech_keeps_its_channels_and_rate(tmp_path, layout, rate, written)
     pitches = [400 * number for number in range(1, channels + 1)]
     for channel in set(range(channels)) - {3}:  # the fourth is the low one, from which AAC takes what is high
         assert np.argmax(spectrum[:, channel]) * 5 == pitches[channel]
+
+
+def test_pixels_that_are_not_square_are_shown_as_they_were(tmp_path):
+    aspect = Fraction(2)
+    shown = np.ascontiguousarray(astronaut()[:320])
+    video = make_media(tmp_path / "video.mp4", [squeezed(shown, aspect)] * 2, aspect=aspect)
+    media.write_wav(tmp_path / "speech.wav", click(2, 0))
+    finder = instantiate(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
+    options = OPTIONS.replace(crf=4)
+    report = synthesize(ToyModel(), video, tmp_path / "speech.wav", tmp_path / "out.mp4", options, finder)
+    assert report.painted == 2
+    before, after = media.probe(video), media.probe(report.output)
+    assert (after.pixel_aspect, after.width, after.height) == (aspect, before.width, before.height)
+    made = media.read_video(report.output)[0].astype(int)
+    rows, columns = np.nonzero(np.abs(made - media.read_video(video)[0]).max(2) > 60)
+    # The mouth of the face in square pixels lies here.
+    assert abs(columns.mean() - 222) < 12
+    assert abs(rows.mean() - 150) < 20
+    assert np.ptp(columns) < 110
+
+
+@pytest.mark.parametrize(("size", "matrix", "red"), [((1280, 720), 1, (63, 102, 240)), ((704, 576), 6, (81, 90, 240))])
+def test_what_is_not_painted_keeps_its_colour(tmp_path, size, matrix, red):
+    bars = [red, (120, 100, 150), (200, 120, 130), (90, 150, 100)]
+    video = flat_video(tmp_path / "video.mp4", bars, size, None)
+    media.write_wav(tmp_path / "speech.wav", silence(2))
+    options = OPTIONS.replace(crf=0)
+    report = synthesize(ToyModel(), video, tmp_path / "speech.wav", tmp_path / "out.mp4", options, ToyFaces())
+    stored = []
+    for path in (video, report.output):
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+            stored.append(frame.to_ndarray()[: size[1] // 5].astype(int))
+    assert frame.colorspace == matrix
+    assert np.abs(stored[0] - stored[1]).max() <= 1
+    before, after = media.read_video(video)[0].astype(int), media.read_video(report.output)[0].astype(int)
+    changes = np.abs(before - after)[: size[1] // 5].max((0, 2))
+    # Colour is stored for two pixels at once, so that the edge of a bar is not exact.
+    edges = np.abs(np.diff(before[0], axis=0)).max(1) > 2
+    near = np.convolve(edges, np.ones(9), "same")[: size[0] - 1] > 0
+    assert changes[:-1][~near].max() <= 2
 
 
 def test_time_is_told_by_phase(make):
