@@ -114,6 +114,7 @@ class VideoWriter:
         sample_rate: Hz of `write_audio`, None for no sound.
         pixel_aspect: width of a pixel over its height, which players honour.
         colour: how colours are stored; a tag of the file says so to players.
+        sound_like: the track whose packets `copy_audio` takes, in place of `sample_rate`.
         layout: channels of `write_audio`, a name that the AAC encoder knows ("mono", "stereo", "5.1").
         crf: quality of x264, 0 is lossless, 18 is visually clean.
         pixel_format: stored pixels, "yuv420p" plays everywhere, "yuv444p" keeps full colour resolution.
@@ -134,13 +135,14 @@ class VideoWriter:
         layout: str = "mono",
         pixel_aspect: Fraction = Fraction(1),
         colour: Colour = Colour(),
+        sound_like: av.AudioStream | None = None,
     ):
         self.path = Path(path)
         self.frames = 0
         self.samples = 0
         self._rate = as_rate(fps)
         self._size = size
-        self._sample_rate, self._layout = sample_rate, layout
+        self._sample_rate, self._layout, self._sound_like = sample_rate, layout, sound_like
         self._channels = av.AudioLayout(layout).nb_channels
         even = 2 if pixel_format == "yuv420p" else 1
         self._margin = tuple((-side) % even for side in size)
@@ -176,7 +178,9 @@ class VideoWriter:
         tags.colorspace, tags.color_primaries, tags.color_trc = astuple(self._colour)
         tags.sample_aspect_ratio = self._pixel_aspect
         self._video, self._audio = video, None
-        if self._sample_rate is not None:
+        if self._sound_like is not None:
+            self._audio = self._container.add_stream_from_template(self._sound_like)
+        elif self._sample_rate is not None:
             self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout=self._layout)
 
     def write(self, frame: np.ndarray) -> None:
@@ -217,6 +221,11 @@ class VideoWriter:
         self.samples += len(wave)
         self._container.mux(self._audio.encode(sound))
 
+    def copy_audio(self, packet: av.Packet) -> None:
+        """Append a packet of the track `sound_like`; its times count from the first frame on."""
+        packet.stream = self._audio
+        self._container.mux(packet)
+
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         # Runs before the file is closed and renamed; its own failure undoes both.
         self._resources.callback(self._discard if kind else self._finish)
@@ -226,7 +235,7 @@ class VideoWriter:
         if self.frames == 0:
             self._discard()
             raise MediaError(f"{self.path}: no frame was written; the input holds none")
-        for stream in (self._video, self._audio):
+        for stream in (self._video, None if self._sound_like is not None else self._audio):
             if stream is not None and (stream is self._video or self.samples):
                 self._container.mux(stream.encode(None))
         self._container.close()

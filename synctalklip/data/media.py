@@ -33,7 +33,7 @@ from synctalklip.data.encode import (
     write_wav,
     written_whole,
 )
-from synctalklip.data.sound import Sound, mix_down, read_audio, read_sound
+from synctalklip.data.sound import Sound, first_picture, mix_down, read_audio, read_sound
 
 __all__ = [
     "FPS",
@@ -47,6 +47,7 @@ __all__ = [
     "VideoWriter",
     "as_rate",
     "assert_writable_kind",
+    "first_picture",
     "mix_down",
     "probe",
     "read_audio",

@@ -1,20 +1,27 @@
 """Write the frames of the output beside the speech."""
 
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from synctalklip.data import media
+from synctalklip.data.containers import audio_track, opened
 from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.inference.options import Options
 
+# Codecs that players of mp4 files know.
+COPIED = ("aac", "mp3", "ac3", "eac3")
+MP4 = (".mp4", ".mov")
+# Seconds before time zero that a player skips without a word; more would have to be cut.
+MOST_EARLY = Fraction(1, 10)
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 # Layouts that AAC names, and those it has under another name with the same order of channels.
 AAC_LAYOUTS = {name: name for name in ("mono", "stereo", "2.1", "3.0", "quad", "4.0", "5.0", "5.1", "6.1", "7.1")}
@@ -32,37 +39,94 @@ def write(
     watch: Stopwatch,
 ) -> tuple[int, int]:
     """Encode the frames, stored as those of the source `shown`, with the sound of `audio` in step; (width, height)."""
-    sound = written_sound(audio, options.audio_track)
     frames = iter(frames)
     first = next(frames)
     size = first.shape[1], first.shape[0]
     comment = {"comment": json.dumps(statement)}
     with ExitStack() as stack:
+        sound = stack.enter_context(sound_of(audio, output, options.audio_track))
         writer = media.VideoWriter(
             output,
             fps,
             size,
-            sound.rate,
-            options.crf,
+            crf=options.crf,
             metadata=comment,
             threads=0,
-            layout=sound.layout,
             pixel_aspect=shown.pixel_aspect,
             colour=shown.colour or media.Colour(),
+            **sound.format,
         )
         stack.enter_context(writer)
-        written = 0
         for count, frame in enumerate(chain([first], frames), 1):
-            until = int(count / fps * sound.rate)
             with watch.phase("encode"):
                 writer.write(frame)
-                writer.write_audio(sound.samples[written:until])
-            written = until
+                sound.feed(writer, count / fps)
         with watch.phase("encode"):
-            writer.write_audio(sound.samples[written:])
+            sound.feed(writer, None)
             # The encoder holds frames back until it is closed.
             stack.close()
     return size
+
+
+class EncodedSound:
+    """Samples that are encoded in step with the frames."""
+
+    def __init__(self, sound: media.Sound):
+        self._sound, self._written = sound, 0
+        self.format: dict[str, Any] = {"sample_rate": sound.rate, "layout": sound.layout}
+
+    def feed(self, writer: media.VideoWriter, until: Fraction | None) -> None:
+        """Write the sound before `until` seconds, all that is left for None."""
+        stop = len(self._sound.samples) if until is None else int(until * self._sound.rate)
+        writer.write_audio(self._sound.samples[self._written : stop])
+        self._written = stop
+
+
+class CopiedSound:
+    """Packets of a track, as they are, in step with the frames.
+
+    Args:
+        packets: in their order.
+        stream: their track.
+        origin: seconds in its clock that are time zero of the output.
+    """
+
+    def __init__(self, packets: Iterator[av.Packet], stream: av.AudioStream, origin: Fraction):
+        self._packets = (packet for packet in packets if packet.pts is not None)
+        self._shift = round(origin / stream.time_base)
+        self._next: av.Packet | None = next(self._packets, None)
+        self.format: dict[str, Any] = {"sound_like": stream}
+
+    def feed(self, writer: media.VideoWriter, until: Fraction | None) -> None:
+        """See `EncodedSound.feed`."""
+        while (packet := self._next) is not None:
+            packet_start = (packet.pts - self._shift) * packet.time_base
+            if until is not None and packet_start >= until:
+                return
+            packet.pts -= self._shift
+            packet.dts = packet.pts if packet.dts is None else packet.dts - self._shift
+            writer.copy_audio(packet)
+            self._next = next(self._packets, None)
+
+
+@contextmanager
+def sound_of(audio: str | Path, output: str | Path, track: int | None) -> Iterator[EncodedSound | CopiedSound]:
+    """The sound of the output: copied where mp4 players know its codec and no sample has to go, else encoded."""
+    path = Path(audio)
+    with opened(path) as container:
+        stream = audio_track(container, path, track)
+        origin = media.first_picture(container)
+        if stream is None or Path(output).suffix not in MP4 or not _can_be_copied(stream, origin):
+            yield EncodedSound(written_sound(audio, track))
+        else:
+            start = (stream.start_time or 0) * stream.time_base if origin is None else origin
+            yield CopiedSound(container.demux(stream), stream, start)
+
+
+def _can_be_copied(stream: av.AudioStream, origin: Fraction | None) -> bool:
+    if stream.codec.canonical_name not in COPIED or stream.start_time is None:
+        return False
+    return origin is None or origin - stream.start_time * stream.time_base <= MOST_EARLY
 
 
 def written_sound(audio: str | Path, track: int | None) -> media.Sound:

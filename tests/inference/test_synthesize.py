@@ -449,6 +449,27 @@ def test_what_is_not_painted_keeps_its_colour(tmp_path, size, matrix, red):
     assert changes[:-1][~near].max() <= 2
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mkv", "aac"), ("mp3", "libmp3lame"), ("mkv", "ac3")])
+def test_sound_that_mp4_can_hold_is_copied(tmp_path, suffix, codec):
+    time = np.arange(44100) / 44100
+    sides = np.stack([8000 * np.sin(2 * np.pi * (300 + 700 * time) * time), 6000 * np.sin(900 * time)], 1)
+    speech = sound_file(tmp_path / f"speech.{suffix}", sides, 44100, "stereo", codec)
+    media.write_video(tmp_path / "video.mp4", [picture()] * 5)
+    report = synthesize(ToyModel(), tmp_path / "video.mp4", speech, tmp_path / "out.mp4", OPTIONS, ToyFaces())
+    packets = []
+    for path in (speech, report.output):
+        with av.open(str(path)) as container:
+            stream = container.streams.audio[0]
+            packets.append([bytes(packet)[-100:] for packet in container.demux(stream) if packet.size])
+    assert packets[0] == packets[1]
+    before, after = media.read_sound(speech).samples, media.read_sound(report.output).samples
+    length = min(len(before), len(after))
+    assert length > 43000
+    shifts = [np.abs(before[3000:40000].astype(int) - after[3000 + by : 40000 + by]).mean() for by in range(-50, 51)]
+    assert abs(int(np.argmin(shifts)) - 50) <= 44  # 1 ms: Matroska's clock
+    assert min(shifts) < 2
+
+
 def test_time_is_told_by_phase(make):
     report, _ = make(fades(6), silence(6))
     phases = report.seconds_by_phase
