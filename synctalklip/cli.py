@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -205,6 +205,16 @@ def entry(config_name: str, plain: Sequence[str] = ()) -> Callable[[Callable[[Di
         return start
 
     return decorate
+
+
+def to_dict(config: Any, resolve: bool = False) -> dict[str, Any]:
+    """A mapping of a configuration in plain containers.
+
+    Args:
+        config: a node of OmegaConf that is a mapping.
+        resolve: replace references by the values they refer to.
+    """
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def build(config: Any, **extra: Any) -> Any:

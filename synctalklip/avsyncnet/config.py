@@ -187,7 +187,7 @@ def encoder_name(structure: Mapping[str, Any]) -> str | None:
     """The file under configs/encoder whose sizes these are, None when there is none."""
     names = ("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim")
     for file in sorted((CONFIGS / "encoder").glob("*.yaml")):
-        sizes = OmegaConf.load(file)
+        sizes: Any = OmegaConf.load(file)
         if all(sizes.get(name) == structure.get(name) for name in names):
             return file.stem
     return None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.tensorboard import SummaryWriter
@@ -24,6 +24,7 @@ from synctalklip import checkpoint
 from synctalklip.avsyncnet.config import assert_view
 from synctalklip.avsyncnet.expert import expert_of, read_checkpoint
 from synctalklip.avsyncnet.model import AVSyncNet
+from synctalklip.cli import to_dict
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
 from synctalklip.data.manifest import Clip, read_manifest
 from synctalklip.device import choose_device
@@ -85,9 +86,9 @@ class DistanceTrainer:
     """
 
     def __init__(self, cfg: DictConfig):
-        self.cfg, self.loss = cfg, OmegaConf.to_container(cfg.distance.loss)
+        self.cfg, self.loss = cfg, to_dict(cfg.distance.loss)
         self.folder = Path(cfg.run.dir) / "checkpoints"
-        self.settings = distance_settings(OmegaConf.to_container(cfg.distance))
+        self.settings = distance_settings(to_dict(cfg.distance))
         self.source = read_checkpoint(cfg.checkpoint)
         splits = {name: self._clips(name) for name in ("train", "valid")}
         expert = expert_of(self.source, cfg.checkpoint, splits["train"][0].roi_mode)

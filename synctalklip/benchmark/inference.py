@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from synctalklip.benchmark.parts import Part, Rows, Section, precisions, report
 from synctalklip.benchmark.timing import Budget, measure
-from synctalklip.cli import CONFIGS
+from synctalklip.cli import CONFIGS, to_dict
 from synctalklip.device import choose_device
 from synctalklip.generator.fused import FusedGenerator
 from synctalklip.generator.unet import UNetGenerator
@@ -36,7 +36,7 @@ def _paint(cfg: DictConfig, size: str, precision: str, device: torch.device, bud
     images, speech_dim = cfg.inference.images, cfg.inference.sizes[size]
     rng = np.random.default_rng(cfg.seed)
     poses = rng.integers(0, 256, (images, 96, 96, 3), dtype=np.uint8)
-    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "generator" / f"{size}.yaml"))
+    config = to_dict(OmegaConf.load(CONFIGS / "generator" / f"{size}.yaml"))
     torch.manual_seed(cfg.seed)
     model = UNetGenerator(speech_dim, **config).to(device).eval()
     speech = torch.randn(images, speech_dim, device=device)

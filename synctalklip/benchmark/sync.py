@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from synctalklip.benchmark import naive
 from synctalklip.benchmark.parts import COMPARISON, Section, comparison, report, sized
 from synctalklip.benchmark.timing import Work
-from synctalklip.cli import CONFIGS
+from synctalklip.cli import CONFIGS, to_dict
 from synctalklip.data.features import CEPSTRA, STACK
 from synctalklip.device import choose_device
 from synctalklip.syncnet.lse import build_syncnet
@@ -25,7 +25,7 @@ def forms(cfg: DictConfig, structure: str, device: torch.device) -> tuple[Work, 
     generator = torch.Generator().manual_seed(cfg.seed)
     faces = torch.randint(0, 256, (frames, FACE, FACE, 3), generator=generator, dtype=torch.uint8)
     mfcc = torch.randn(STACK * frames, CEPSTRA, generator=generator)
-    settings = OmegaConf.to_container(OmegaConf.load(CONFIGS / "syncnet" / f"{structure}.yaml"))
+    settings = to_dict(OmegaConf.load(CONFIGS / "syncnet" / f"{structure}.yaml"))
     model = build_syncnet(**settings).to(device).eval()
     return partial(model.embed_clip, faces, mfcc), torch.no_grad()(partial(naive.syncnet_windows, model, faces, mfcc))
 

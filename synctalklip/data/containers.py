@@ -5,7 +5,7 @@ import mmap
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast, overload
 
 import av
 from av.stream import Disposition
@@ -112,18 +112,25 @@ def _marked(streams: Sequence[T]) -> T | None:
     return next(iter(marked or streams), None)
 
 
-def decoded(container: av.container.InputContainer, stream: av.stream.Stream, path: Path) -> Iterator[av.frame.Frame]:
+@overload
+def decoded(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]: ...
+@overload
+def decoded(container: av.container.InputContainer, stream: av.AudioStream, path: Path) -> Iterator[av.AudioFrame]: ...
+def decoded(
+    container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream, path: Path
+) -> Iterator[Any]:
     """Frames of one track.
 
     Raises:
         MediaError: a frame that cannot be decoded, no frame at all, or an end before the promised one.
     """
     count, end = 0, None
+    frames: Iterator[Any] = container.decode(stream)
     try:
-        for frame in container.decode(stream):
+        for frame in frames:
             count += 1
             if frame.pts is not None:
-                end = frame.pts * frame.time_base + frame_length(frame, stream)
+                end = in_seconds(frame.pts, frame) + frame_length(frame, stream)
             yield frame
     except av.error.FFmpegError as error:
         raise MediaError(
@@ -132,7 +139,7 @@ def decoded(container: av.container.InputContainer, stream: av.stream.Stream, pa
     if count == 0:
         raise MediaError(f"{path}: the {stream.type} track holds nothing; record or convert the file again")
     if stream.duration and end is not None:
-        promised = ((stream.start_time or 0) + stream.duration) * stream.time_base
+        promised = in_seconds((stream.start_time or 0) + stream.duration, stream)
         if promised - end > MISSING_TAIL:
             raise MediaError(
                 f"{path}: the {stream.type} ends at {float(end):.2f} s of {float(promised):.2f} s: the file is cut "
@@ -140,10 +147,16 @@ def decoded(container: av.container.InputContainer, stream: av.stream.Stream, pa
             )
 
 
-def frame_length(frame: av.frame.Frame, stream: av.stream.Stream) -> Fraction:
+def in_seconds(stamp: int, clock: av.frame.Frame | av.stream.Stream) -> Fraction:
+    """A time stamp, or a span of time, in the units of a frame or a track."""
+    # PyAV's type has None too, for frames and tracks that are still to be encoded.
+    return stamp * cast(Fraction, clock.time_base)
+
+
+def frame_length(frame: av.VideoFrame | av.AudioFrame, stream: av.stream.Stream) -> Fraction:
     """Seconds that a frame lasts."""
-    if stream.type == "audio":
+    if isinstance(frame, av.AudioFrame):
         return Fraction(frame.samples, frame.sample_rate)
     if frame.duration:
-        return frame.duration * frame.time_base
+        return in_seconds(frame.duration, frame)
     return 1 / Fraction(stream.average_rate or FPS)

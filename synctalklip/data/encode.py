@@ -209,7 +209,7 @@ class VideoWriter:
 
     def write_audio(self, wave: np.ndarray) -> None:
         """Append sound, (N,) or (N,C) int16."""
-        if self._audio is None:
+        if self._audio is None or self._sample_rate is None:
             raise MediaError(f"{self.path}: was opened without sound; give sample_rate")
         if len(wave) == 0:
             return

@@ -17,7 +17,15 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from synctalklip.data.containers import LONGEST_GAP, audio_track, decoded, frame_length, opened, video_track
+from synctalklip.data.containers import (
+    LONGEST_GAP,
+    audio_track,
+    decoded,
+    frame_length,
+    in_seconds,
+    opened,
+    video_track,
+)
 from synctalklip.data.encode import (
     EXACT_COLOUR,
     FPS,
@@ -165,8 +173,8 @@ def probe(path: str | Path, audio_index: int | None = None) -> MediaInfo:
         video, audio = video_track(container), audio_track(container, path, audio_index)
         if video is None and audio is None:
             raise MediaError(f"{path}: holds neither video nor sound; give a media file")
-        streams = [stream for stream in (video, audio) if stream is not None and stream.duration]
-        duration = max((float(stream.duration * stream.time_base) for stream in streams), default=0.0)
+        lasting = (track for track in (video, audio) if track is not None)
+        duration = max((float(in_seconds(one.duration, one)) for one in lasting if one.duration), default=0.0)
         if duration == 0 and container.duration:
             duration = container.duration / av.time_base
         rate = audio.sample_rate if audio else None
@@ -195,7 +203,7 @@ def _timed(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[
     stamped = stream.container.format.name != "avi"
     for frame in frames:
         if stamped and frame.pts is not None:
-            stamp = frame.pts * frame.time_base
+            stamp = in_seconds(frame.pts, frame)
             origin = stamp - time if origin is None else origin
             time = stamp - origin
         yield time, frame
@@ -218,6 +226,7 @@ def _at_rate(
                 yield last
                 shown += 1
         last, last_time = frame, time
+    assert last is not None  # `decoded` refuses a track without frames
     total = max(shown, 1, round((last_time + frame_length(last, stream)) * rate))
     for _ in range(shown, total):
         yield last

@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from synctalklip.data.containers import LONGEST_GAP, audio_track, decoded, opened, video_track
+from synctalklip.data.containers import LONGEST_GAP, audio_track, decoded, in_seconds, opened, video_track
 from synctalklip.data.encode import SAMPLE_RATE, MediaError
 
 # Sound time stamps are rounded to the container's clock; smaller holes are that rounding.
@@ -102,7 +102,7 @@ def read_sound(path: str | Path, sample_rate: int | None = None, audio_index: in
 def first_picture(container: av.container.InputContainer) -> Fraction | None:
     """Seconds at which the video starts, which is time zero of the file; None where there is none."""
     video = video_track(container)
-    return None if video is None or video.start_time is None else video.start_time * video.time_base
+    return None if video is None or video.start_time is None else in_seconds(video.start_time, video)
 
 
 def mix_down(samples: np.ndarray, channels: Sequence[str], rate: int) -> np.ndarray:
@@ -159,8 +159,8 @@ def _without_padding(
     """Samples without the silence that AAC appends to fill its last block; mp4 stores the true length."""
     if not container.format.name.startswith("mov") or not stream.duration:
         return total
-    start = (stream.start_time or 0) * stream.time_base
-    end = start + stream.duration * stream.time_base - (start if origin is None else origin)
+    start = in_seconds(stream.start_time or 0, stream)
+    end = start + in_seconds(stream.duration, stream) - (start if origin is None else origin)
     excess = total - round(end * sample_rate)
     # AAC blocks hold at most 2048 samples; a larger difference is no padding.
     return total - excess if 0 < excess < 2 * 2048 * sample_rate / stream.sample_rate else total
@@ -183,7 +183,7 @@ def _sound_pieces(
         return round(start * sample_rate), np.frombuffer(collected, np.int16).reshape(-1, layout.nb_channels)
 
     for frame in frames:
-        stamp = frame.pts * frame.time_base if frame.pts is not None else None
+        stamp = in_seconds(frame.pts, frame) if frame.pts is not None else None
         if origin is None:
             origin = stamp if stamp is not None else Fraction(0)
         time = stamp - origin if stamp is not None else expected

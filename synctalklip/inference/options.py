@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from synctalklip.checkpoint import file_hash
 from synctalklip.cli import CONFIGS
@@ -100,7 +100,7 @@ class Options:
     @classmethod
     def default(cls, **changes: Any) -> "Options":
         """The options of `configs/generate.yaml` with `changes`."""
-        return cls.from_config(OmegaConf.load(CONFIGS / "generate.yaml"), **changes)
+        return cls.from_config(cast(DictConfig, OmegaConf.load(CONFIGS / "generate.yaml")), **changes)
 
     def replace(self, **changes: Any) -> "Options":
         """The same options with `changes`.

@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from synctalklip.data import media
+from synctalklip.data.containers import in_seconds
 
 # Seeking lands on a key frame; one that lies this much earlier has clean frames by the time they are needed.
 SEEK_MARGIN = Fraction(1)
@@ -94,7 +95,7 @@ class PingPongReader:
         for frame in decoded:
             if frame.pts is None:
                 return None
-            time = frame.pts * frame.time_base - origin
+            time = in_seconds(frame.pts, frame) - origin
             if last is None and time > start / self.fps:
                 return None
             while last is not None and len(frames) < stop - start:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from synctalklip import checkpoint
 from synctalklip.avsyncnet.config import AVHubertConfig, encoder_name, encoder_structure, heads_of
 from synctalklip.checkpoint import CheckpointError
-from synctalklip.cli import CONFIGS
+from synctalklip.cli import CONFIGS, to_dict
 from synctalklip.generator.discriminator import Discriminator
 from synctalklip.generator.model import DISCRIMINATOR_KIND, KIND, build_generator
 
@@ -114,4 +114,4 @@ def _discriminator(weights: Mapping[str, Tensor], source: Path) -> tuple[dict[st
 
 def _public(group: str) -> dict[str, Any]:
     """The public structure is the one of the config `full`."""
-    return OmegaConf.to_container(OmegaConf.load(CONFIGS / group / "full.yaml"))
+    return to_dict(OmegaConf.load(CONFIGS / group / "full.yaml"))
