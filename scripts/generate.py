@@ -1,4 +1,6 @@
-"""Make a face speak: python scripts/generate.py video=face.mp4 audio=speech.wav output=out.mp4 checkpoint=...
+"""Make a face speak: python scripts/generate.py face.mp4 speech.wav out.mp4 checkpoint=...
+
+The three names may also be given as video=, audio= and output=.
 
 Many at once: jobs=list.jsonl, or swap.prepared=folder of a prepared corpus, in place of video, audio and output.
 """

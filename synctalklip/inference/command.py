@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Make what the command line asks for."""
-    entry("generate")(generate)()
+    entry("generate", plain=("video", "audio", "output"))(generate)()
 
 
 def generate(cfg: DictConfig) -> None:

@@ -30,6 +30,8 @@ class Options:
         shorter: what follows a speech that is shorter than the video: "cut", or "keep" the rest as it is.
         vad: how pauses of the speech are found, in which the lips rest: "silero", "energy", "auto" for silero where its
             package is installed, or "none" to paint from any sound.
+        audio_track: which of several sound tracks of the speech's file is spoken, from 0; None for the one marked as
+            default, else the first.
         audio_offset_ms: the lips at time t say what the speech says at t + offset.
         identity: the frame that shows the mouth: "first" is the first of each shot with a face, "closed" the one
             of each shot whose lips are closest together; the index of a frame counts for its shot.
@@ -51,6 +53,7 @@ class Options:
     longer: str
     shorter: str
     vad: str
+    audio_track: int | None
     audio_offset_ms: float
     identity: str | int
     sampling: str
@@ -87,6 +90,8 @@ class Options:
             raise SyncTalklipError(
                 f"identity={self.identity}: choose first, closed, or the index of a frame with a face"
             )
+        if self.audio_track is not None and not (type(self.audio_track) is int and self.audio_track >= 0):
+            raise SyncTalklipError(f"audio_track={self.audio_track}: choose 0, 1, ... or null for the default track")
         if not 0 <= self.crf <= 51:
             raise SyncTalklipError(f"crf={self.crf}: choose 0 to 51")
         for name in ("still_fps", "batch_size", "speech_chunk", "speech_context", "buffer_mb"):
@@ -149,6 +154,8 @@ class Report:
         seconds: its length.
         size: (width, height).
         shots: of each shot the second at which it starts and the faces that speak, see `faces.Found`.
+        video_track: which of the video tracks of its file was shown, from 0.
+        audio_track: which of the sound tracks of its file was spoken, from 0.
         painted: frames in which a mouth was painted.
         faces_missing: frames within the speech in which a face that speaks is not seen and stayed as it is.
         speech_seconds: length of the speech.
@@ -167,6 +174,8 @@ class Report:
     seconds: float
     size: tuple[int, int]
     shots: list[dict[str, Any]]
+    video_track: int | None
+    audio_track: int | None
     painted: int
     faces_missing: int
     speech_seconds: float

@@ -9,7 +9,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from synctalklip.data import media
 from synctalklip.data.containers import in_seconds
@@ -21,8 +20,8 @@ SEEK_MARGIN = Fraction(1)
 class SourceReader:
     """A source of known length, played in the order of `timeline.ORDERS` for as long as it is asked.
 
-    A source that fits into `budget` bytes is decoded once and kept. A longer one is decoded again on every
-    turn; backwards in blocks that fit into `budget`.
+    Pixels are as stored. A source that fits into `budget` bytes is decoded once and kept. A longer one is decoded again
+    on every turn; backwards in blocks that fit into `budget`.
 
     Args:
         path: the video or picture.
@@ -64,7 +63,7 @@ class SourceReader:
         yield from self._forwards()
 
     def _forwards(self) -> Iterator[np.ndarray]:
-        return islice(media.read_frames(self.path, self.fps), self.frames)
+        return islice(media.read_frames(self.path, self.fps, square=False), self.frames)
 
     def _backwards(self, block: int) -> Iterator[np.ndarray]:
         """Frames T-2 down to 1."""
@@ -73,7 +72,7 @@ class SourceReader:
             frames = self._seek(start, stop)
             if frames is None:
                 # The container cannot be searched: the slow way from the front.
-                frames = list(islice(media.read_frames(self.path, self.fps), start, stop))
+                frames = list(islice(media.read_frames(self.path, self.fps, square=False), start, stop))
             while frames:
                 yield frames.pop()
 
@@ -83,23 +82,23 @@ class SourceReader:
             # What the frames of these carry is not when they are shown.
             if container.format.name in ("avi", "mpeg"):
                 return None
-            stream: Any = media.first_video(container)
+            stream: Any = media.video_track(container)
             origin = next(container.decode(stream)).pts
             if origin is None:
                 return None
             goal = max(Fraction(0), start / self.fps - SEEK_MARGIN)
             try:
                 container.seek(origin + math.floor(goal / stream.time_base), stream=stream)
-                return self._nearest(container.decode(stream), origin * stream.time_base, start, stop)
+                return self._nearest(stream, container.decode(stream), origin * stream.time_base, start, stop)
             except av.error.FFmpegError:
                 return None
 
     def _nearest(
-        self, decoded: Iterator[av.VideoFrame], origin: Fraction, start: int, stop: int
+        self, stream: av.VideoStream, decoded: Iterator[av.VideoFrame], origin: Fraction, start: int, stop: int
     ) -> list[np.ndarray] | None:
         """The frame nearest in time to each tick start..stop-1, the rule of `media.read_frames`."""
         frames: list[np.ndarray] = []
-        converter = VideoReformatter()
+        convert = media.FramePixels(stream, "bgr24", square=False)
         last, last_time = None, Fraction(0)
         for frame in decoded:
             if frame.pts is None:
@@ -111,17 +110,11 @@ class SourceReader:
                 tick = (start + len(frames)) / self.fps
                 if tick >= (last_time + time) / 2:
                     break
-                frames.append(_upright(last, converter))
+                frames.append(convert(last))
             if len(frames) == stop - start:
                 return frames
             last, last_time = frame, time
         # The stream ended: its last frame stands for the ticks that remain.
         while last is not None and len(frames) < stop - start:
-            frames.append(_upright(last, converter))
+            frames.append(convert(last))
         return frames or None
-
-
-def _upright(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    """BGR pixels as `media.read_frames` gives them; a test holds both equal."""
-    pixels = converter.reformat(frame, format="bgr24", interpolation=media.EXACT_COLOUR, threads=1).to_ndarray()
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))

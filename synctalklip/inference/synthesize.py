@@ -6,13 +6,10 @@ does not grow with the length of the video.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import cache
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +28,9 @@ from synctalklip.inference.playback import SourceReader
 from synctalklip.inference.progress import Meter
 from synctalklip.inference.rest import choose_method
 from synctalklip.inference.timeline import SAMPLE_RATE, PlannedFrame, SpeechEmbeddings, frame_plan, output_frames
-from synctalklip.inference.voices import Voice, mix, read_voices
+from synctalklip.inference.voices import Voice, read_voices
+from synctalklip.inference.writing import write
 from synctalklip.syncnet.lse import AnySyncNet
-
-AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 
 def synthesize(
@@ -89,15 +85,20 @@ def synthesize(
     meter.expect(min(spoken, shown.frames or spoken) + spoken)
     rules = list(dict.fromkeys(voice.face for voice in voices))
     found = FirstPass(video, fps, detector, options, syncnet, watch, meter).find(rules, spoken)
+    # Faces are found in square pixels and painted in those of the file.
+    scale = np.tile(shown.stored_scale, 2).astype(np.float32)
+    faces = {rule: replace(face, boxes=face.boxes * scale) for rule, face in found.faces.items()}
     tracked = watch.total()
 
     plan = list(frame_plan(found.total, spoken, fps, options.longer, options.shorter))
     source = SourceReader(video, fps, found.total, options.buffer_mb * 2**20, options.longer)
-    painter = Painter(model, voices, found.faces, options, watch, device)
+    painter = Painter(model, voices, faces, options, watch, device)
     statement = make_statement(video, speech, checkpoint, options)
     meter.expect(len(plan))
     frames = meter.watch(painter.paint(zip(plan, watch.watch(source.read(), "decode"))))
-    size = write(output, frames, fps, speech, len(plan) if options.longer == "cut" else None, options, statement, watch)
+    size = write(
+        output, frames, fps, speech, shown, len(plan) if options.longer == "cut" else None, options, statement, watch
+    )
 
     report = Report(
         output=str(output),
@@ -106,6 +107,8 @@ def synthesize(
         seconds=float(len(plan) / fps),
         size=size,
         shots=found.shots,
+        video_track=shown.video_track,
+        audio_track=media.probe(speech, options.audio_track).audio_track if isinstance(speech, Path) else None,
         painted=painter.painted,
         faces_missing=painter.missing,
         speech_seconds=samples / SAMPLE_RATE,
@@ -236,47 +239,6 @@ def face_shape() -> np.ndarray:
     radius = (x[None] ** 2.5 + y[:, None] ** 2.5) ** 0.4
     inwards = np.clip((1 - radius) / 0.25, 0, 1)
     return (inwards * inwards * (3 - 2 * inwards)).astype(np.float32)
-
-
-def write(
-    output: str | Path,
-    frames: Iterable[np.ndarray],
-    fps: Fraction,
-    speech: Speech,
-    length: int | None,
-    options: Options,
-    statement: Mapping[str, Any],
-    watch: Stopwatch,
-) -> tuple[int, int]:
-    """Encode the frames with the sound of `speech` in step, cut after `length` frames; (width, height) of the video."""
-    rate = sound_rate(max((media.probe(path).sample_rate for path in files_of(speech)), key=lambda rate: rate or 0))
-    sound = media.read_audio(speech, rate) if isinstance(speech, Path) else mix(speech, rate)
-    if length is not None:
-        sound = sound[: int(length / fps * rate)]
-    frames = iter(frames)
-    first = next(frames)
-    size = first.shape[1], first.shape[0]
-    comment = {"comment": json.dumps(statement)}
-    with ExitStack() as stack:
-        writer = media.VideoWriter(output, fps, size, rate, options.crf, metadata=comment, threads=0)
-        stack.enter_context(writer)
-        written = 0
-        for count, frame in enumerate(chain([first], frames), 1):
-            until = int(count / fps * rate)
-            with watch.phase("encode"):
-                writer.write(frame)
-                writer.write_audio(sound[written:until])
-            written = until
-        with watch.phase("encode"):
-            writer.write_audio(sound[written:])
-            # The encoder holds frames back until it is closed.
-            stack.close()
-    return size
-
-
-def sound_rate(rate: int | None) -> int:
-    """The rate of the written sound: the speech's own, or 48 kHz where AAC has no such rate."""
-    return rate if rate is not None and rate in AAC_RATES else 48_000
 
 
 def _batches(items: Iterable[tuple[PlannedFrame, np.ndarray]], size: int, budget: int) -> Iterator[list]:

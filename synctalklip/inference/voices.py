@@ -3,7 +3,6 @@
 N sound samples at 16 kHz.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -47,26 +46,17 @@ def read_voices(speech: Speech, options: Options) -> list[Voice]:
         MediaError: a file that cannot be read or holds no sound.
     """
     if isinstance(speech, Path):
-        return [Voice(options.face, rest(media.read_audio(speech), options.vad))]
+        return [Voice(options.face, rest(media.read_audio(speech, audio_index=options.audio_track), options.vad))]
     voices = []
     for part in speech:
-        wave = rest(media.read_audio(part.audio), options.vad)
-        voices.append(Voice(part.face, _fitted(wave, part, media.SAMPLE_RATE), Fraction(str(part.start))))
+        wave = rest(media.read_audio(part.audio, audio_index=options.audio_track), options.vad)
+        voices.append(Voice(part.face, fitted(wave, part, media.SAMPLE_RATE), Fraction(str(part.start))))
     return voices
 
 
-def _fitted(wave: np.ndarray, part: Part, rate: int) -> np.ndarray:
+def fitted(wave: np.ndarray, part: Part, rate: int) -> np.ndarray:
     """A speech cut, or filled with silence, to its part."""
     if part.stop is None:
         return wave
     wave = wave[: round((part.stop - part.start) * rate)]
     return np.pad(wave, (0, round((part.stop - part.start) * rate) - len(wave)))
-
-
-def mix(parts: Sequence[Part], rate: int) -> np.ndarray:
-    """The sound of several parts at their places, (N,) int16 at `rate`; what is beyond full scale is clipped."""
-    placed = [(round(part.start * rate), _fitted(media.read_audio(part.audio, rate), part, rate)) for part in parts]
-    total = np.zeros(max(start + len(wave) for start, wave in placed), np.int32)
-    for start, wave in placed:
-        total[start : start + len(wave)] += wave
-    return total.clip(-32768, 32767).astype(np.int16)
