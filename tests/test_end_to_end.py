@@ -60,6 +60,7 @@ def test_from_nothing_to_a_table_and_a_video(workplace):
     video, speech = probe(workplace / "said.mp4"), probe(workplace / other.source)
     assert (video.width, video.height, video.fps) == (160, 160, 25)
     assert abs(video.duration - speech.duration) < 0.1
+    assert not (workplace / "outputs/generate").exists()
     assert json.loads((workplace / "said.mp4.json").read_text())["generated"] is True
 
     # The expert may not judge what it trained.

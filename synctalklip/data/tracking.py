@@ -61,9 +61,7 @@ def choose_face(faces: np.ndarray, width: int, height: int, rule: str | int = LA
     """
     if len(faces) == 0:
         return None
-    best = faces[:, 4].max()
-    # With a negative threshold no face may score above 0; then all of them count.
-    clear = np.flatnonzero(faces[:, 4] >= (CLEAR * best if best > 0 else -np.inf))
+    clear = clear_faces(faces)
     candidates = faces[clear]
     if rule == LARGEST:
         areas = (candidates[:, 2] - candidates[:, 0]) * (candidates[:, 3] - candidates[:, 1])
@@ -80,6 +78,13 @@ def choose_face(faces: np.ndarray, width: int, height: int, rule: str | int = LA
             f"right, from 0: choose 0{last}, or face={LARGEST}"
         )
     return int(clear[place])
+
+
+def clear_faces(faces: np.ndarray) -> np.ndarray:
+    """Indices of the faces, (N,5) with scores, that score about as the best of them."""
+    best = faces[:, 4].max(initial=-np.inf)
+    # With a negative threshold no face may score above 0; then all of them count.
+    return np.flatnonzero(faces[:, 4] >= (CLEAR * best if best > 0 else -np.inf))
 
 
 def overlaps(faces: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -114,8 +119,13 @@ def same_face(faces: np.ndarray, box: np.ndarray, gap: int) -> int | None:
     return nearest if away[nearest] <= (REACH + REACH_GROWTH * gap) * np.sqrt(area) else None
 
 
-class _Follower:
-    """State of one track: the last box, how landmarks moved since it was found, the frames not yet confirmed."""
+class FaceFollower:
+    """State of one track: the last box, how landmarks moved since it was found, the frames not yet confirmed.
+
+    Args:
+        detector: finds faces and landmarks.
+        rule: which face of the first frame that shows one, see `choose_face`.
+    """
 
     def __init__(self, detector: FaceDetector, rule: str | int):
         self.detector, self.rule = detector, rule
@@ -140,10 +150,29 @@ class _Follower:
         if self._waiting:
             self._recheck()
 
+    @property
+    def lost(self) -> int:
+        """Frames since the face was last seen; 0 while it is."""
+        return self._lost
+
     def finish(self) -> None:
-        """Confirm the frames after the last detection."""
+        """Confirm the frames after the last detection; more may follow."""
         if self._waiting and self._seen(self._waiting[-1][1]) is None:
             self._recheck()
+        self._waiting = []
+
+    def skip(self, frames: int) -> None:
+        """Take that many frames as ones without the face."""
+        self.landmarks += [None] * frames
+        self.boxes += [None] * frames
+        self._lost += frames
+
+    def track(self) -> Track | None:
+        """What was followed so far, None where no face was seen."""
+        detected = np.array([found is not None for found in self.landmarks])
+        if not detected.any():
+            return None
+        return Track(_filled(self.landmarks, detected), detected, _filled(self.boxes, detected))
 
     def _seen(self, frame: np.ndarray) -> np.ndarray | None:
         """Box of the followed face in a frame, or of the chosen one when none is followed yet."""
@@ -235,17 +264,21 @@ def track_face(frames: Iterable[np.ndarray], detector: FaceDetector, rule: str |
     Raises:
         FaceError: no frames, no face in any of them, or not so many as `rule` asks for.
     """
-    follower = _Follower(detector, rule)
+    follower = FaceFollower(detector, rule)
     for frame in frames:
         follower.step(frame)
     follower.finish()
-    points = follower.landmarks
-    if not points:
+    if not follower.landmarks:
         raise FaceError("the video holds no frames")
-    detected = np.array([found is not None for found in points])
-    if not detected.any():
-        raise FaceError(f"no face was found in {len(points)} frames; the video must show a face from the front")
-    return Track(_filled(points, detected), detected, _filled(follower.boxes, detected))
+    track = follower.track()
+    if track is None:
+        raise no_face(len(follower.landmarks))
+    return track
+
+
+def no_face(frames: int) -> FaceError:
+    """What is said of a video whose `frames` frames show nobody."""
+    return FaceError(f"no face was found in {frames} frames; the video must show a face from the front")
 
 
 def _filled(values: list[np.ndarray | None], detected: np.ndarray) -> np.ndarray:

@@ -209,8 +209,7 @@ class _Stored:
     def pairs(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The lower halves of `faces` pasted into the source's frames, as `scripts/generate.py` does it."""
         from synctalklip.generator.unet import UPPER_ROWS
-        from synctalklip.inference.options import Options
-        from synctalklip.inference.synthesize import paste_lower
+        from synctalklip.inference import Options, paste_lower
 
         options = Options.default()
         for frame, box, face in zip(source_frames(reader, index), reader.boxes(index), faces):

@@ -26,7 +26,7 @@ class PlannedFrame(NamedTuple):
     source: int
     """Index of the source frame that is shown."""
     time: Fraction | None
-    """Where in the speech it is painted from, in seconds; None: the source frame stays as it is."""
+    """When it is shown, in seconds; None: after all speech, the source frame stays as it is."""
 
 
 def ping_pong(index: int, frames: int) -> int:
@@ -42,27 +42,34 @@ def output_frames(samples: int, fps: Fraction) -> int:
     return max(1, math.ceil(Fraction(samples, SAMPLE_RATE) * fps))
 
 
+ORDERS: dict[str, Callable[[int, int], int]] = {
+    "bounce": ping_pong,
+    "loop": lambda index, frames: index % frames,
+    "freeze": lambda index, frames: min(index, frames - 1),
+    "cut": lambda index, frames: index,
+}
+"""Which of the source's frames is shown at an index of the output, by `Options.longer`."""
+
+
 def frame_plan(
-    frames: int, samples: int, fps: Fraction, tail: str = "cut", offset: Fraction = Fraction(0)
+    frames: int, spoken: int, fps: Fraction, longer: str = "bounce", shorter: str = "cut"
 ) -> Iterator[PlannedFrame]:
     """The output, frame by frame, at the source's own rate.
 
     Args:
         frames: length of the source video.
-        samples: length of the speech at 16 kHz.
+        spoken: frames that the speech covers, see `output_frames`.
         fps: frames a second of source and output.
-        tail: what follows when the speech ends before the video: "cut" ends the output there, "keep" shows
+        longer: what is shown when the speech is longer than the video, see `Options.longer`.
+        shorter: what follows when the speech ends before the video: "cut" ends the output there, "keep" shows
             the rest of the video as it is.
-        offset: seconds; the lips at time t say what the speech says at t + offset.
 
     Yields:
-        One entry for each frame of the output. Speech that is longer than the video plays the video
-        forwards and backwards in turn.
+        One entry for each frame of the output.
     """
-    spoken = output_frames(samples, fps)
-    for index in range(spoken):
-        yield PlannedFrame(ping_pong(index, frames), index / fps + offset)
-    if tail == "keep":
+    for index in range(min(spoken, frames) if longer == "cut" else spoken):
+        yield PlannedFrame(ORDERS[longer](index, frames), index / fps)
+    if shorter == "keep":
         for index in range(spoken, frames):
             yield PlannedFrame(index, None)
 
