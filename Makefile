@@ -71,9 +71,10 @@ test: $(INSTALLED) ## The test suite (at most 10 minutes on 2 cores)
 test-avx2: $(INSTALLED) ## The tests that train, as a machine without AVX-512 and bf16 runs them
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m trains
 
-lint: $(INSTALLED) ## Check style and the order of imports
+lint: $(INSTALLED) ## Check style, the order of imports, and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 format: $(INSTALLED) ## Mend what `make lint` finds, where a tool can
 	$(RUN) -m ruff check --fix .

@@ -5,14 +5,12 @@ python scripts/check_results.py data.root=<folder of the GRID corpus>
 
 from omegaconf import DictConfig
 
-from synctalklip.cli import entry
+from synctalklip.cli import entry, to_dict
 
 
 @entry("check_results")
 def main(cfg: DictConfig) -> None:
     from pathlib import Path
-
-    from omegaconf import OmegaConf
 
     from synctalklip.errors import SyncTalklipError
     from synctalklip.pipeline.phases import plan_phases
@@ -20,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.tables.shipped import compare, read_stated
 
     root = Path(__file__).resolve().parent.parent
-    config = OmegaConf.to_container(cfg)
+    config = to_dict(cfg)
     # Weights that are not those of the figures are found before anything runs.
     stated = read_stated(config, root)
     run_planned(config, plan_phases(config), root)

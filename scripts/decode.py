@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from synctalklip.cli import entry
+from synctalklip.cli import entry, to_dict
 
 
 @entry("decode")
@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     expert = load_reader(cfg.checkpoint, device)
     clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
-    generation = Generation(**OmegaConf.to_container(cfg.generation))
+    generation = Generation(**to_dict(cfg.generation))
     readings = list(read_clips(expert, clips, generation, cfg.modalities, cfg.batch_frames))
     folder = Path(cfg.run.dir)
     scores = write_hypotheses(folder / "hypotheses.jsonl", readings)

@@ -1,8 +1,8 @@
 """Make the embedded corpus: `python scripts/make_corpus.py out=data/synthetic clips.train=240 workers=2`."""
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from synctalklip.cli import entry
+from synctalklip.cli import entry, to_dict
 
 
 @entry("make_corpus")
@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.data.synthetic.corpus import CorpusSettings, make_corpus
 
     settings = CorpusSettings(
-        clips=OmegaConf.to_container(cfg.clips),
+        clips=to_dict(cfg.clips),
         identities=cfg.identities,
         seed=cfg.seed,
         unseen_identities=cfg.unseen_identities,

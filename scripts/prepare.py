@@ -1,6 +1,6 @@
 """Prepare a corpus: `python scripts/prepare.py data=grid data.root=... workers=8`."""
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from synctalklip.cli import entry
 
@@ -8,14 +8,14 @@ from synctalklip.cli import entry
 @entry("prepare")
 def main(cfg: DictConfig) -> None:
     """Find the clips of the corpus and prepare what is missing."""
-    from synctalklip.cli import build
+    from synctalklip.cli import build, to_dict
     from synctalklip.data.layouts import select
     from synctalklip.data.prepare import prepare
     from synctalklip.data.prepare_clip import Settings
 
     clips = select(build(cfg.data.layout), cfg.data.split, cfg.data.limit)
     settings = Settings(**{name: cfg[name] for name in Settings.__dataclass_fields__})
-    face = OmegaConf.to_container(cfg.detector)
+    face = to_dict(cfg.detector)
     counts = prepare(clips, cfg.data.prepared, settings, face, cfg.workers)
     print(counts.summary(cfg.data.prepared))
 

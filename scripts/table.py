@@ -3,9 +3,9 @@
 python scripts/table.py layout=table1 published=lrs2 'runs=[outputs/evaluate/truth,outputs/evaluate/ours]'
 """
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from synctalklip.cli import entry
+from synctalklip.cli import entry, to_dict
 
 
 @entry("table")
@@ -16,8 +16,8 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.tables.table import Layout, build_tables
 
     runs = [load_run(path) for path in cfg.runs]
-    published = read_published(OmegaConf.to_container(cfg.published), reader_names(runs))
-    layout = Layout(**OmegaConf.to_container(cfg.layout))
+    published = read_published(to_dict(cfg.published), reader_names(runs))
+    layout = Layout(**to_dict(cfg.layout))
     tables = build_tables(runs, layout, cfg.bootstrap.samples, cfg.seed, published)
     print(write_tables(tables, cfg.output, cfg.formats))
 

@@ -1,8 +1,8 @@
 """Table 2: `scripts/table2.py 'models={with:a.pt,without:b.pt}'` -> WER and alignment, with intervals."""
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from synctalklip.cli import entry
+from synctalklip.cli import entry, to_dict
 
 
 @entry("table2")
@@ -15,9 +15,9 @@ def main(cfg: DictConfig) -> None:
 
     clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
     device = choose_device(cfg.device)
-    generation = Generation(**OmegaConf.to_container(cfg.generation))
+    generation = Generation(**to_dict(cfg.generation))
     wrong = WrongMouths(**cfg.wrong_mouths) if cfg.wrong_mouths else None
-    models, syncnets = (OmegaConf.to_container(cfg[name]) for name in ("models", "syncnets"))
+    models, syncnets = (to_dict(cfg[name]) for name in ("models", "syncnets"))
     results = compare(models, clips, generation, cfg.batch_frames, device, wrong, syncnets)
     described = f"{cfg.data.name}, {cfg.split} split, {len(clips)} clips; beam {generation.beam}"
     made = tables(results, described, cfg.bootstrap.samples, cfg.permutations, cfg.seed)

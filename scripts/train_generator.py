@@ -3,9 +3,9 @@
 python scripts/train_generator.py expert.path=outputs/.../checkpoint_best.pt experiment=generator/synctalklip data=lrs2
 """
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from synctalklip.cli import entry
+from synctalklip.cli import entry, to_dict
 
 
 @entry("train_generator")
@@ -13,7 +13,7 @@ def main(cfg: DictConfig) -> None:
     """Train; the same command goes on where a run stopped."""
     from synctalklip.generator.trainer import Trainer
 
-    trainer = Trainer(OmegaConf.to_container(cfg, resolve=True))
+    trainer = Trainer(to_dict(cfg, resolve=True))
     print(f"generator: {trainer.run()}")
 
 

@@ -190,9 +190,16 @@ def load_weights(
     """Load `weights` into `module`, all names and shapes equal; `hint` ends the message where they are not.
 
     Raises:
-        CheckpointError: names what is missing, unexpected or of another shape.
+        CheckpointError: names what is missing, unexpected, of another shape or not finite.
     """
     assert_fits(module, weights, source, hint)
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise CheckpointError(
+            f"{source}: refused, {', '.join(broken[:3])}{more} hold NaN or infinite weights: the training diverged, or "
+            "the file is damaged; take an earlier checkpoint or copy it again"
+        )
     module.load_state_dict(weights)
 
 

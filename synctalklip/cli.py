@@ -1,13 +1,19 @@
 """Entry of every script: Hydra composes and builds, user errors become one line on stderr."""
 
 import ctypes
+import io
+import os
+import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
-from hydra.errors import InstantiationException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,6 +58,7 @@ RENAMED = {
     "loss.tau": "distance.tau",
     "trainer.frozen_mb": "trainer.feature_cache_mb",
     "loss.adversarial.critic_start": "loss.adversarial.discriminator_start",
+    "tail": "shorter",
 }
 """Keys of earlier versions, which a user's own config file may still set, and what they are called."""
 
@@ -67,21 +74,108 @@ def refuse_renamed(cfg: DictConfig) -> None:
             raise SyncTalklipError(f"{old} is called {name}: rename it where it is set")
 
 
-def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+PATH_KEYS = frozenset(
+    (
+        *("video", "audio", "output", "jobs", "checkpoint", "syncnet", "prepared", "folder"),
+        *("dir", "root", "path", "weights", "init_from"),
+    )
+)
+"""Last names of the keys whose values are names of files and folders."""
+
+_KEY = re.compile(r"[+~]{0,2}([A-Za-z_][\w@/:-]*)(\.[\w@/:-]+)*")
+
+
+def read_arguments(words: Sequence[str], plain: Sequence[str] = ()) -> list[str]:
+    """What a user typed, as Hydra reads it: names of files are taken as they are, whatever signs they hold.
+
+    Args:
+        words: arguments of a script.
+        plain: keys that may be given as plain words, all of them, in this order.
+
+    Raises:
+        SyncTalklipError: an argument that is no key=value; says how to quote it.
+    """
+    flags = {word for word in words if word.startswith("-")}
+    if flags - {"-m", "--multirun"}:
+        # Hydra's own options, some of which take a word.
+        return list(words)
+    names = [word for word in words if plain and not word.startswith(("-", "~")) and not _is_override(word, plain)]
+    if names and len(names) != len(plain):
+        raise SyncTalklipError(
+            f"{' '.join(names)}: give {', '.join(plain)} in this order, or each as key=value; a name that holds = as "
+            "./name"
+        )
+    given = dict(zip(names, (f"{key}={quote(name)}" for key, name in zip(plain, names))))
+    return [given.get(word) or (word if word in flags else _readable(word, bool(flags))) for word in words]
+
+
+def quote(value: str) -> str:
+    """A text as a string in Hydra's grammar, where its signs mean nothing.
+
+    Raises:
+        SyncTalklipError: it holds ${, which OmegaConf takes for a reference wherever it stands.
+    """
+    if "${" in value:
+        raise SyncTalklipError(f"{value}: holds ${{, which marks a reference in a configuration; rename it")
+    # Backslashes count before a quote and at the end only.
+    text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"'{text}'"
+
+
+def _is_override(word: str, plain: Sequence[str]) -> bool:
+    key, equals, _ = word.partition("=")
+    return bool(equals and _KEY.fullmatch(key)) and (key in plain or not os.path.exists(word))
+
+
+def _readable(word: str, sweep: bool) -> str:
+    """One override; quoted where its value is a name and not a list, a string in quotes or a reference."""
+    key, equals, value = word.partition("=")
+    parsed = _parsed(word)
+    if key.split(".")[-1] in PATH_KEYS and value not in ("", "null"):
+        several = parsed is not None and (
+            (sweep and parsed.is_sweep_override()) or isinstance(parsed.value(), list | dict)
+        )
+        written = parsed is not None and (value[0] == value[-1] in ("'", '"') or "${" in value)
+        if os.path.exists(value) or not (several or written):
+            return f"{key}={quote(value)}"
+    if parsed is None or (parsed.is_sweep_override() and not sweep):
+        reason = "cannot be read as key=value" if parsed is None else "has several values, which need -m"
+        hint = f"; a text with such signs is written {_for_shell(f'{key}={quote(value)}')}" if equals else ""
+        raise SyncTalklipError(f"{word}: {reason}{hint}")
+    return word
+
+
+def _for_shell(word: str) -> str:
+    return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'
+
+
+def _parsed(word: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def entry(config_name: str, plain: Sequence[str] = ()) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Decorate `main(cfg)` of a script.
 
-    Resolves the configuration first, so that a missing value or a mistyped key ends the run before any
-    heavy import, and writes it to `<run.dir>/config.yaml`. Memory is kept from here on, see `keep_freed_memory`; a
-    process that is spawned imports the script anew and comes here too.
+    Reads the command line, see `read_arguments`. Resolves the configuration first, so that a missing value or a
+    mistyped key ends the run before any heavy import, and writes it to `<run.dir>/config.yaml`, if it names one. Memory
+    is kept from here on, see `keep_freed_memory`; a process that is spawned imports the script anew and comes here too.
 
     Args:
         config_name: root file in `configs/`, without its suffix.
+        plain: see `read_arguments`.
 
     Raises:
         SystemExit: status 1 after a `SyncTalklipError`, whose sentence is printed.
     """
 
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        # A name may hold bytes that are no text; where output is captured there is nothing to set.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         def guarded(cfg: DictConfig) -> None:
@@ -91,17 +185,37 @@ def entry(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable
                 if missing:
                     raise SyncTalklipError(f"{config_name}: give a value for {', '.join(missing)} (as key=value)")
                 OmegaConf.resolve(cfg)
-                directory = Path(cfg.run.dir)
-                directory.mkdir(parents=True, exist_ok=True)
-                OmegaConf.save(cfg, directory / "config.yaml")
+                if cfg.run.dir is not None:
+                    Path(cfg.run.dir).mkdir(parents=True, exist_ok=True)
+                    OmegaConf.save(cfg, Path(cfg.run.dir) / "config.yaml")
                 main(cfg)
             except SyncTalklipError as error:
                 print(f"error: {error}", file=sys.stderr)
                 raise SystemExit(1) from None
 
-        return hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)
+        run = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(guarded)
+
+        def start() -> None:
+            try:
+                sys.argv[1:] = read_arguments(sys.argv[1:], plain)
+            except SyncTalklipError as error:
+                print(f"error: {error}", file=sys.stderr)
+                raise SystemExit(1) from None
+            run()
+
+        return start
 
     return decorate
+
+
+def to_dict(config: Any, resolve: bool = False) -> dict[str, Any]:
+    """A mapping of a configuration in plain containers.
+
+    Args:
+        config: a node of OmegaConf that is a mapping.
+        resolve: replace references by the values they refer to.
+    """
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def build(config: Any, **extra: Any) -> Any:

@@ -128,7 +128,7 @@ class AVDistance(nn.Module):
             if self.head in LEARNED:
                 own = self.video_projection if modality == "video" else None
                 module = own or self.audio_projection
-                return self._unit(module(x.to(module.layers[0].weight.dtype), padding_mask))
+                return self._unit(module(x.to(next(module.parameters()).dtype), padding_mask))
             x = self._unit(x)
             if self.head == "audio_linear" and modality == "audio":
                 return self._unit(self.audio_linear(x.to(self.audio_linear.weight.dtype)))

@@ -9,6 +9,7 @@ import av
 import cv2
 import numpy as np
 import skimage.data
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 # astronaut() holds one frontal face here: x1, y1, x2, y2.
@@ -26,6 +27,7 @@ def make_media(
     sound_start: float = 0.0,
     sound_codec: str = "aac",
     faststart: bool = False,
+    aspect: Fraction = Fraction(1),
 ) -> Path:
     """Write a file as a camera or a corpus might have done, without the package's own writer.
 
@@ -40,6 +42,7 @@ def make_media(
         sound_start: seconds from the first frame to the first sample.
         sound_codec: encoder.
         faststart: index at the front of an mp4, so that a cut file still opens.
+        aspect: width of a pixel over its height.
     """
     fps = Fraction(fps).limit_denominator(1001)
     clock, converter = Fraction(1, 90000), VideoReformatter()
@@ -50,6 +53,7 @@ def make_media(
         video.height, video.width = frames[0].shape[:2]
         video.pix_fmt = "yuv420p"
         video.codec_context.time_base = clock
+        video.codec_context.sample_aspect_ratio = aspect
         if rotation:
             video.set_display_rotation(rotation)
         audio = None
@@ -68,6 +72,57 @@ def make_media(
             block.sample_rate, block.pts, block.time_base = rate, round(sound_start * rate), Fraction(1, rate)
             container.mux(audio.encode(block))
             container.mux(audio.encode(None))
+    return path
+
+
+def two_tracks(path: Path, default: int | None) -> Path:
+    """Video tracks of brightness 50 and 150, sound tracks of 300 and 1000 Hz; those at `default` are marked."""
+    with av.open(str(path), "w") as container:
+        pictures = [container.add_stream("mpeg4", rate=25, width=64, height=48) for _ in range(2)]
+        sounds = [container.add_stream("aac", rate=16000, layout="mono") for _ in range(2)]
+        for streams in (pictures, sounds):
+            for number, stream in enumerate(streams):
+                stream.disposition = Disposition.default if number == default else Disposition(0)
+        for stream, level in zip(pictures, (50, 150)):
+            for _ in range(5):
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="bgr24")
+                container.mux(stream.encode(frame))
+        for stream, hertz in zip(sounds, (300, 1000)):
+            block = av.AudioFrame.from_ndarray(tone(1, 16000, hertz).astype(np.float32), format="fltp", layout="mono")
+            block.sample_rate, block.pts = 16000, 0
+            container.mux(stream.encode(block))
+        for stream in (*pictures, *sounds):
+            container.mux(stream.encode(None))
+    return path
+
+
+def flat_video(path: Path, colours: list[tuple[int, int, int]], size: tuple[int, int], matrix: int | None) -> Path:
+    """Two frames of upright bars of stored (Y, Cb, Cr), lossless; `matrix` is their tag, None for none."""
+    planes = np.zeros((3, size[1], size[0]), np.uint8)
+    for number, columns in enumerate(np.array_split(np.arange(size[0] // 16), len(colours))):
+        planes[:, :, 16 * columns[0] : 16 * columns[-1] + 16] = np.array(colours[number])[:, None, None]
+    halves = [plane[::2, ::2].reshape(size[1] // 4, size[0]) for plane in planes[1:]]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0", "preset": "ultrafast", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        if matrix is not None:
+            stream.codec_context.colorspace = matrix
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(np.concatenate([planes[0], *halves]), format="yuv420p")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def sound_file(path: Path, samples: np.ndarray, rate: int, layout: str, codec: str = "flac") -> Path:
+    """Write (N,C) int16 with named channels."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        packed = np.ascontiguousarray(samples.astype(np.int16)).reshape(1, -1)
+        block = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        block.sample_rate, block.pts = rate, 0
+        container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
     return path
 
 
@@ -101,6 +156,13 @@ def picture(size: tuple[int, int], seed: int = 0) -> np.ndarray:
 def astronaut() -> np.ndarray:
     """(512,512,3) BGR with one frontal face at `ASTRONAUT_FACE`."""
     return np.ascontiguousarray(skimage.data.astronaut()[:, :, ::-1])
+
+
+def squeezed(frame: np.ndarray, aspect: Fraction) -> np.ndarray:
+    """A frame stored in pixels of this aspect, which show what it shows."""
+    height, width = frame.shape[:2]
+    size = (round(width / aspect), height) if aspect > 1 else (width, round(height * aspect))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 def moving_face(count: int, step: tuple[float, float] = (1.0, 0.5), size: tuple[int, int] = (240, 220)) -> list:

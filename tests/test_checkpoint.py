@@ -124,3 +124,11 @@ class TestStateFolder:
         (tmp_path / "last" / "state.json").write_text("{")
         with pytest.raises(CheckpointError, match=r"state\.json: is missing or damaged"):
             folder.read()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value):
+    model = torch.nn.Linear(3, 2)
+    weights = {**model.state_dict(), "bias": torch.tensor([0.0, value])}
+    with pytest.raises(CheckpointError, match=r"file\.pt: refused, bias hold NaN or infinite weights"):
+        checkpoint.load_weights(model, weights, "file.pt")

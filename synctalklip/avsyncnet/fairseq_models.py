@@ -22,6 +22,7 @@ from synctalklip.avsyncnet.conformer import ConformerConfig, ConformerReader
 from synctalklip.avsyncnet.expert import ENCODER_PREFIX, FINE_TUNED, load_encoder, read_checkpoint
 from synctalklip.avsyncnet.model import AVHubert, AVHubertConfig, AVSyncNet, AVSyncNetConfig, prepare_for_training
 from synctalklip.checkpoint import CheckpointError
+from synctalklip.cli import to_dict
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
                 name: value for name, value in state["model"].items() if name in own or not name.startswith(spare)
             }
             # A head that is new, or has another form, starts fresh; a missing encoder or decoder is an error.
-            fresh = _OPTIONAL
+            fresh: tuple[str, ...] = _OPTIONAL
         else:
             weights = {ENCODER_PREFIX + name: value for name, value in load_encoder(path).state_dict().items()}
             fresh = ("decoder.", *_OPTIONAL)
@@ -192,7 +193,7 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
             if hear:
                 heard, sound_view = encoder.views(audio, None, padding_mask, view)
         project = getattr(self, "ctc_proj", None)
-        speak = heard is not None and decode_audio
+        spoken = heard if decode_audio else None
         if heard is not None:
             held = {"none": (), "both": ("audio", "video")}.get(detach, (detach,))
             sound = metric.project(sound_view.detach() if "audio" in held else sound_view, "audio", padding_mask)
@@ -200,10 +201,10 @@ class FairseqAVSyncNet(AVSyncNet, BaseFairseqModel):
         return FineTuneOutput(
             lip_logits=self.decode(prev_tokens, seen, padding_mask),
             video=seen,
-            audio_logits=self.decode(prev_tokens, heard, padding_mask) if speak else None,
+            audio_logits=None if spoken is None else self.decode(prev_tokens, spoken, padding_mask),
             ctc_logits=None if project is None else project(seen),
-            audio_ctc_logits=project(heard) if speak and project is not None else None,
-            distances=None if sound is None else metric.table(sound, lips),
+            audio_ctc_logits=None if spoken is None or project is None else project(spoken),
+            distances=None if sound is None or lips is None else metric.table(sound, lips),
         )
 
 
@@ -289,7 +290,7 @@ def _nothing() -> Iterator[None]:
 
 def plain(cfg: Any) -> dict[str, Any]:
     """The fields of a model configuration, of OmegaConf or a dataclass."""
-    return OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else vars(cfg)
+    return to_dict(cfg) if OmegaConf.is_config(cfg) else vars(cfg)
 
 
 def _fitting(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

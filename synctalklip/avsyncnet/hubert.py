@@ -158,11 +158,11 @@ class AVHubert(nn.Module):
 
     def _one(self, audio: Tensor | None, video: Tensor | None) -> tuple[int, Tensor]:
         """Which modality is there, 0 sound and 1 video, and its front-end's output (B, T, D)."""
-        if (audio is None) == (video is None):
-            raise ValueError("a view is of sound or of video: give one of them")
-        if video is None:
-            return 0, self._front_end(self.feature_extractor_audio, audio, None)
-        return 1, self._front_end(self.feature_extractor_video, video, None)
+        if audio is not None and video is None:
+            return 0, self._features(self.feature_extractor_audio, audio)
+        if video is not None and audio is None:
+            return 1, self._features(self.feature_extractor_video, video)
+        raise ValueError("a view is of sound or of video: give one of them")
 
     def _view(self, modality: int, features: Tensor, padding_mask: Tensor | None, view: str) -> Tensor:
         if view == FRONT_END:
@@ -249,11 +249,14 @@ class AVHubert(nn.Module):
         """Features (B, T, D) of the kept clips, zeros for the others; None when no clip is left."""
         if x is None or (keep is not None and not keep.any()):
             return None
-        if keep is not None and not keep.all():
-            rows = keep.nonzero()[:, 0].to(x.device)
-            features = self._front_end(module, x[rows], None)
-            assert features is not None
-            return features.new_zeros(len(x), *features.shape[1:]).index_copy(0, rows, features)
+        if keep is None or keep.all():
+            return self._features(module, x)
+        rows = keep.nonzero()[:, 0].to(x.device)
+        features = self._features(module, x[rows])
+        return features.new_zeros(len(x), *features.shape[1:]).index_copy(0, rows, features)
+
+    def _features(self, module: nn.Module, x: Tensor) -> Tensor:
+        """(B, T, D) of a front-end, its gradient scaled."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.feature_grad_mult > 0):
             features = module(x)
         return scale_gradient(features, self.config.feature_grad_mult) if features.requires_grad else features

@@ -5,7 +5,7 @@ import warnings
 import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from synctalklip import checkpoint
 from synctalklip.avsyncnet.config import AVSyncNetConfig
 from synctalklip.avsyncnet.launch import is_first, join_processes, plan_updates, wait_for_all
+from synctalklip.cli import to_dict
 from synctalklip.device import Precision, choose_device, choose_precision, record_precision
 from synctalklip.distance import LEARNED
 from synctalklip.errors import SyncTalklipError
@@ -51,7 +52,7 @@ def fairseq_config(cfg: DictConfig) -> DictConfig:
     from fairseq.models import MODEL_DATACLASS_REGISTRY
     from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
-    chosen = OmegaConf.create(OmegaConf.to_container(cfg.fairseq, resolve=True))
+    chosen = OmegaConf.create(to_dict(cfg.fairseq, resolve=True))
     chosen.model = OmegaConf.merge(_structure(cfg, chosen.model.get("_name")), chosen.model)
     registries = {
         "model": MODEL_DATACLASS_REGISTRY,
@@ -63,7 +64,7 @@ def fairseq_config(cfg: DictConfig) -> DictConfig:
         if kind not in registry:
             raise ConfigError(f"fairseq.{name}._name is {kind!r}, which no {name} is registered as")
     try:
-        node = OmegaConf.merge(OmegaConf.structured(FairseqConfig), chosen)
+        node = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(FairseqConfig), chosen))
         add_defaults(node)
         OmegaConf.resolve(node)
     except OmegaConfBaseException as error:
@@ -86,7 +87,7 @@ def _structure(cfg: DictConfig, kind: str) -> dict[str, Any]:
     from synctalklip.avsyncnet.config import AVHubertConfig, AVSyncNetConfig
     from synctalklip.avsyncnet.conformer import ConformerConfig
 
-    structure = OmegaConf.to_container(cfg.encoder, resolve=True)
+    structure = to_dict(cfg.encoder, resolve=True)
     family = (ConformerConfig,) if kind == "conformer" else (AVHubertConfig, AVSyncNetConfig)
     known = {field.name for field in fields(family[-1])}
     unknown = sorted(set(structure) - known)
@@ -229,7 +230,8 @@ def _stored(node: DictConfig) -> DictConfig | None:
     """The configuration of the run that `node` goes on with; None where there is none."""
     folder = Path(node.checkpoint.save_dir)
     file = folder.parent / "fairseq.yaml"
-    return OmegaConf.load(file) if (folder / "checkpoint_last.pt").exists() and file.is_file() else None
+    going_on = (folder / "checkpoint_last.pt").exists() and file.is_file()
+    return cast(DictConfig, OmegaConf.load(file)) if going_on else None
 
 
 def _settings(node: DictConfig) -> dict[str, Any]:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from synctalklip.cli import to_dict
 from synctalklip.device import Precision, choose_precision, describe_device, has_bf16
 from synctalklip.errors import SyncTalklipError
 from synctalklip.tables.render import pipe_table
@@ -244,14 +245,14 @@ def sized(cfg: DictConfig, device: torch.device) -> DictConfig:
         raise SyncTalklipError(
             f"size is {name!r}; use one of {', '.join(cfg.sizes)}, or null for what suits the device"
         )
-    free = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-    return OmegaConf.merge(free, cfg.sizes[name])
+    free = OmegaConf.create(to_dict(cfg, resolve=True))
+    return cast(DictConfig, OmegaConf.merge(free, cfg.sizes[name]))
 
 
 def encoders(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     """Structures by name: the chosen one, else those of the size."""
-    known = OmegaConf.to_container(cfg.encoders, resolve=True)
+    known = to_dict(cfg.encoders, resolve=True)
     if "encoder" not in cfg:
         return {name: known[name] for name in cfg.measured_encoders}
-    chosen = OmegaConf.to_container(cfg.encoder, resolve=True)
+    chosen = to_dict(cfg.encoder, resolve=True)
     return {next((name for name, structure in known.items() if structure == chosen), "custom size"): chosen}

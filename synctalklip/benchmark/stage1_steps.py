@@ -33,7 +33,7 @@ from synctalklip.benchmark.parts import (
     measure,
     precisions,
 )
-from synctalklip.cli import CONFIGS, keep_freed_memory
+from synctalklip.cli import CONFIGS, keep_freed_memory, to_dict
 from synctalklip.data.text import EOS
 from synctalklip.device import Precision
 from synctalklip.errors import SyncTalklipError
@@ -176,7 +176,7 @@ def _compare(task: DictConfig, budget: Budget) -> Rows:
     found = []
     for keep, share in ((True, 0.45), (False, 0.9)):  # the rest is for the last step and the end
         until = time.time() + share * max(0.0, budget.left())
-        found.append(_run(OmegaConf.merge(task, {"keep": keep, "until": until})))
+        found.append(_run(cast(DictConfig, OmegaConf.merge(task, {"keep": keep, "until": until}))))
     rows = []
     for one in found:
         name = "kept, as by every script" if one["kept"] else "as the C library has it"
@@ -189,7 +189,7 @@ def _compare(task: DictConfig, budget: Budget) -> Rows:
 
 def _run(task: DictConfig) -> dict[str, float]:
     command = [sys.executable, "-m", "synctalklip.benchmark.stage1_steps"]
-    text = json.dumps(OmegaConf.to_container(task, resolve=True))
+    text = json.dumps(to_dict(task, resolve=True))
     done = subprocess.run(command, cwd=CONFIGS.parent, input=text, capture_output=True, text=True)
     if done.returncode:
         raise SyncTalklipError(f"the training steps in a fresh process failed: {done.stderr.strip()[-2000:]}")
@@ -207,7 +207,7 @@ def measure_steps(task: DictConfig) -> dict[str, float]:
     torch.set_num_threads(1)
     torch.manual_seed(task.seed)
     device, (batch, _) = torch.device("cpu"), shape(task)
-    model, loss = fine_tuning(task, OmegaConf.to_container(task.structure), device)
+    model, loss = fine_tuning(task, to_dict(task.structure), device)
     step = training_step(model, loss, Precision("fp32", "measured"), device)
     step(batch)
     before, started, steps = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), 0

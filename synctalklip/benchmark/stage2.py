@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate.state import AcceleratorState
 from hydra import compose
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from synctalklip import checkpoint, losses
@@ -39,6 +39,7 @@ from synctalklip.benchmark.parts import (
     seconds,
     sized,
 )
+from synctalklip.cli import to_dict
 from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.data.media import write_video, write_wav
 from synctalklip.data.text import Tokenizer, train_tokenizer
@@ -169,7 +170,7 @@ class Form:
         settings += [f"run.dir={folder}", "run.name=benchmark", f"trainer.cpu={str(device.type == 'cpu').lower()}"]
         # The script of the benchmark has told Hydra where the configurations are.
         config = compose("train_generator", [*settings, *overrides])
-        self.trainer = Trainer(OmegaConf.to_container(config, resolve=True))
+        self.trainer = Trainer(to_dict(config, resolve=True))
         self._shared = dict(AcceleratorState._shared_state)
         self.batch = {key: v.to(device) if isinstance(v, Tensor) else v for key, v in self.read().items()}
 

@@ -7,6 +7,7 @@ import contextlib
 import io
 import wave as wave_format
 from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +25,45 @@ SAMPLE_RATE = 16000
 EXACT_COLOUR = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
+# Numbers of ITU-T H.273.
+BT709, BT601_625, BT601 = 1, 5, 6
+OPEN = (0, 2, 3)  # RGB, unspecified, reserved
+HD_WIDTH, HD_LINES = 1280, 720
+
+
 class MediaError(SyncTalklipError):
     """A media file that cannot be read or written; the message names the file, the reason and the way out."""
 
 
 class DiskError(MediaError):
     """The disk refused a file: no fault of the clip, so bulk work stops instead of rejecting it."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """How colours are stored, in the numbers of ITU-T H.273.
+
+    Attributes:
+        matrix: between RGB and YCbCr.
+        primaries: what the RGB is.
+        transfer: its curve.
+    """
+
+    matrix: int = BT601
+    primaries: int = BT601
+    transfer: int = BT601
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> "Colour":
+        """What a decoded frame says of itself; what it leaves open is as players take it, by the size."""
+        usual = BT709 if frame.height >= HD_LINES or frame.width >= HD_WIDTH else BT601
+        tags = frame.colorspace, frame.color_primaries, frame.color_trc
+        return cls(*(usual if tag in OPEN else int(tag) for tag in tags))
+
+    @property
+    def converter(self) -> int:
+        """The matrix by the number that swscale has for it; both kinds of BT.601 have the same coefficients."""
+        return BT601_625 if self.matrix == BT601 else self.matrix
 
 
 def as_rate(fps: float | Fraction) -> Fraction:
@@ -78,6 +112,10 @@ class VideoWriter:
         fps: frame rate.
         size: width and height of the frames.
         sample_rate: Hz of `write_audio`, None for no sound.
+        pixel_aspect: width of a pixel over its height, which players honour.
+        colour: how colours are stored; a tag of the file says so to players.
+        sound_like: the track whose packets `copy_audio` takes, in place of `sample_rate`.
+        layout: channels of `write_audio`, a name that the AAC encoder knows ("mono", "stereo", "5.1").
         crf: quality of x264, 0 is lossless, 18 is visually clean.
         pixel_format: stored pixels, "yuv420p" plays everywhere, "yuv444p" keeps full colour resolution.
         metadata: tags of the container.
@@ -94,22 +132,27 @@ class VideoWriter:
         pixel_format: str = "yuv420p",
         metadata: dict[str, str] | None = None,
         threads: int = 1,
+        layout: str = "mono",
+        pixel_aspect: Fraction = Fraction(1),
+        colour: Colour = Colour(),
+        sound_like: av.AudioStream | None = None,
     ):
         self.path = Path(path)
         self.frames = 0
         self.samples = 0
         self._rate = as_rate(fps)
         self._size = size
-        self._sample_rate = sample_rate
+        self._sample_rate, self._layout, self._sound_like = sample_rate, layout, sound_like
+        self._channels = av.AudioLayout(layout).nb_channels
         even = 2 if pixel_format == "yuv420p" else 1
         self._margin = tuple((-side) % even for side in size)
-        # Without mbtree=0 x264 gives other packets for equal frames from run to run. Players take untagged HD for
-        # BT.709, but these pictures are written with the coefficients of BT.601.
+        self._pixel_aspect, self._colour = pixel_aspect, colour
+        # Without mbtree=0 x264 gives other packets for equal frames from run to run.
         self._video_options = {
             "crf": str(crf),
             "preset": "fast",
             "threads": str(threads),
-            "x264-params": "mbtree=0:colorprim=smpte170m:transfer=smpte170m:colormatrix=smpte170m",
+            "x264-params": "mbtree=0",
         }
         self._pixel_format = pixel_format
         self._metadata = metadata or {}
@@ -131,9 +174,14 @@ class VideoWriter:
         video = self._container.add_stream("libx264", rate=self._rate, options=self._video_options)
         video.width, video.height = (side + more for side, more in zip(self._size, self._margin, strict=True))
         video.pix_fmt = self._pixel_format
+        tags: Any = video.codec_context
+        tags.colorspace, tags.color_primaries, tags.color_trc = astuple(self._colour)
+        tags.sample_aspect_ratio = self._pixel_aspect
         self._video, self._audio = video, None
-        if self._sample_rate is not None:
-            self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout="mono")
+        if self._sound_like is not None:
+            self._audio = self._container.add_stream_from_template(self._sound_like)
+        elif self._sample_rate is not None:
+            self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout=self._layout)
 
     def write(self, frame: np.ndarray) -> None:
         """Append a frame, (H,W,3) BGR or (H,W) grey, uint8."""
@@ -148,22 +196,35 @@ class VideoWriter:
         kind = "bgr24" if frame.ndim == 3 else "gray"
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=kind)
         # The encoder would convert too, with a pool of threads for every frame.
-        picture = self._converter.reformat(picture, format=self._pixel_format, interpolation=EXACT_COLOUR, threads=1)
+        picture = self._converter.reformat(
+            picture,
+            format=self._pixel_format,
+            dst_colorspace=self._colour.converter,
+            interpolation=EXACT_COLOUR,
+            threads=1,
+        )
         picture.pts, picture.time_base = self.frames, 1 / self._rate
         self.frames += 1
         self._container.mux(self._video.encode(picture))
 
     def write_audio(self, wave: np.ndarray) -> None:
-        """Append sound, (N,) int16."""
-        if self._audio is None:
+        """Append sound, (N,) or (N,C) int16."""
+        if self._audio is None or self._sample_rate is None:
             raise MediaError(f"{self.path}: was opened without sound; give sample_rate")
         if len(wave) == 0:
             return
-        sound = av.AudioFrame.from_ndarray(_checked_wave(wave, self.path)[None], format="s16", layout="mono")
+        # Packed samples: the channels of one time lie side by side.
+        packed = _checked_wave(wave, self.path, self._channels).reshape(1, -1)
+        sound = av.AudioFrame.from_ndarray(packed, format="s16", layout=self._layout)
         sound.sample_rate = self._sample_rate
         sound.pts, sound.time_base = self.samples, Fraction(1, self._sample_rate)
         self.samples += len(wave)
         self._container.mux(self._audio.encode(sound))
+
+    def copy_audio(self, packet: av.Packet) -> None:
+        """Append a packet of the track `sound_like`; its times count from the first frame on."""
+        packet.stream = self._audio
+        self._container.mux(packet)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         # Runs before the file is closed and renamed; its own failure undoes both.
@@ -174,7 +235,7 @@ class VideoWriter:
         if self.frames == 0:
             self._discard()
             raise MediaError(f"{self.path}: no frame was written; the input holds none")
-        for stream in (self._video, self._audio):
+        for stream in (self._video, None if self._sound_like is not None else self._audio):
             if stream is not None and (stream is self._video or self.samples):
                 self._container.mux(stream.encode(None))
         self._container.close()
@@ -201,9 +262,10 @@ def assert_writable_kind(path: str | Path) -> None:
     _container(Path(path))
 
 
-def _checked_wave(wave: np.ndarray, path: Path) -> np.ndarray:
-    if wave.dtype != np.int16 or wave.ndim != 1:
-        raise MediaError(f"{path}: got sound {wave.shape} {wave.dtype}, expected one row of int16")
+def _checked_wave(wave: np.ndarray, path: Path, channels: int = 1) -> np.ndarray:
+    if wave.dtype != np.int16 or wave.ndim not in (1, 2) or wave.size != channels * len(wave):
+        expected = "one row" if channels == 1 else f"{channels} columns"
+        raise MediaError(f"{path}: got sound {wave.shape} {wave.dtype}, expected {expected} of int16")
     return np.ascontiguousarray(wave)
 
 

@@ -3,6 +3,7 @@
 Sound is read in `sound.py`, files are written in `encode.py`; both are offered here under one name.
 
 T video frames, N sound samples, H, W height and width in pixels. Frames are uint8 BGR, sound is int16.
+Pixels are square unless they are asked for as stored: the frames of a DVD are widened to what a player shows.
 Time zero of a file is its first video frame; sound that starts later is padded, sound that starts earlier is cut.
 """
 
@@ -16,11 +17,20 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from synctalklip.data.containers import LONGEST_GAP, decoded, first_video, frame_length, opened
+from synctalklip.data.containers import (
+    LONGEST_GAP,
+    audio_track,
+    decoded,
+    frame_length,
+    in_seconds,
+    opened,
+    video_track,
+)
 from synctalklip.data.encode import (
     EXACT_COLOUR,
     FPS,
     SAMPLE_RATE,
+    Colour,
     DiskError,
     MediaError,
     VideoWriter,
@@ -31,28 +41,38 @@ from synctalklip.data.encode import (
     write_wav,
     written_whole,
 )
-from synctalklip.data.sound import read_audio
+from synctalklip.data.sound import Sound, first_picture, mix_down, read_audio, read_sound
 
 __all__ = [
     "FPS",
     "SAMPLE_RATE",
+    "Colour",
     "DiskError",
+    "FramePixels",
     "MediaError",
     "MediaInfo",
+    "Sound",
     "VideoWriter",
     "as_rate",
     "assert_writable_kind",
-    "first_video",
+    "first_picture",
+    "mix_down",
     "probe",
     "read_audio",
     "read_frames",
     "read_gray",
+    "read_sound",
     "read_video",
+    "video_track",
     "write_bytes",
     "write_video",
     "write_wav",
     "written_whole",
 ]
+
+
+# A stored pixel that is longer than this is a damaged tag.
+LARGEST_ASPECT = 4
 
 
 @dataclass(frozen=True)
@@ -62,11 +82,15 @@ class MediaInfo:
     Attributes:
         fps: mean frame rate, None for sound and still images.
         frames: number of frames, an estimate where the container does not store it; 0 without video.
-        width: pixels as displayed, after rotation; 0 without video.
-        height: pixels as displayed, after rotation; 0 without video.
+        width: square pixels as displayed, after rotation; 0 without video.
+        height: square pixels as displayed, after rotation; 0 without video.
         rotation: degrees counter-clockwise that the display matrix asks for (0, 90, 180, 270).
         sample_rate: Hz, None without sound.
         duration: seconds.
+        audio_track: which of the sound tracks is read, from 0; None without sound.
+        video_track: which of the video tracks is read, from 0; None without video.
+        pixel_aspect: width of a stored pixel over its height, after rotation.
+        colour: how its colours are stored; None without video.
     """
 
     fps: Fraction | None
@@ -76,47 +100,98 @@ class MediaInfo:
     rotation: int
     sample_rate: int | None
     duration: float
+    audio_track: int | None = None
+    video_track: int | None = None
+    pixel_aspect: Fraction = Fraction(1)
+    colour: Colour | None = None
+
+    @property
+    def stored_scale(self) -> tuple[float, float]:
+        """Columns and rows of stored pixels in one square pixel."""
+        return float(min(1, 1 / self.pixel_aspect)), float(min(1, self.pixel_aspect))
 
 
-def _turns(frame: av.VideoFrame) -> int:
+class FramePixels:
+    """Pixels of the decoded frames of a track, upright, in the colours that players show.
+
+    Args:
+        stream: the track.
+        pixel_format: "bgr24" or "gray".
+        square: whether pixels that are not square are made so, by adding columns or rows.
+    """
+
+    def __init__(self, stream: av.VideoStream, pixel_format: str, square: bool):
+        self.pixel_format = pixel_format
+        self.aspect = stored_aspect(stream) if square else Fraction(1)
+        self._converter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """(H,W,3) uint8 BGR or (H,W) grey, contiguous."""
+        width, height = square_size(frame.width, frame.height, self.aspect)
+        # A pool of threads for every small frame costs 25 times the conversion.
+        picture = self._converter.reformat(
+            frame,
+            width,
+            height,
+            self.pixel_format,
+            src_colorspace=Colour.of(frame).converter,
+            interpolation=EXACT_COLOUR,
+            threads=1,
+        )
+        # Rows of a decoded frame may be padded: contiguous copies are what cv2 and dlib read rightly.
+        return np.ascontiguousarray(np.rot90(picture.to_ndarray(), turns(frame)))
+
+
+def turns(frame: av.VideoFrame) -> int:
     """Quarter turns counter-clockwise that show the frame upright."""
     return round(frame.rotation / 90) % 4
 
 
-def _pixels(frame: av.VideoFrame, pixel_format: str, converter: VideoReformatter) -> np.ndarray:
-    # A pool of threads for every small frame costs 25 times the conversion.
-    picture = converter.reformat(frame, format=pixel_format, interpolation=EXACT_COLOUR, threads=1)
-    # Rows of a decoded frame may be padded: contiguous copies are what cv2 and dlib read rightly.
-    return np.ascontiguousarray(np.rot90(picture.to_ndarray(), _turns(frame)))
+def stored_aspect(stream: av.VideoStream) -> Fraction:
+    """Width of a stored pixel over its height; 1 where the file says nothing, or nothing that makes sense."""
+    aspect = stream.sample_aspect_ratio
+    return aspect if aspect and 1 / LARGEST_ASPECT <= aspect <= LARGEST_ASPECT else Fraction(1)
 
 
-def probe(path: str | Path) -> MediaInfo:
+def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+    """Width and height in square pixels; none of the stored ones is lost."""
+    return max(width, round(width * aspect)), max(height, round(height / aspect))
+
+
+def probe(path: str | Path, audio_index: int | None = None) -> MediaInfo:
     """Look at a file without decoding it all.
+
+    Args:
+        path: any container.
+        audio_index: see `read_audio`.
 
     Raises:
         MediaError: the file is missing, empty, or holds neither video nor sound.
     """
     path = Path(path)
     with opened(path) as container:
-        video = first_video(container)
-        audio = next(iter(container.streams.audio), None)
+        video, audio = video_track(container), audio_track(container, path, audio_index)
         if video is None and audio is None:
             raise MediaError(f"{path}: holds neither video nor sound; give a media file")
-        rate = audio.sample_rate if audio else None
-        streams = [stream for stream in (video, audio) if stream is not None and stream.duration]
-        duration = max((float(stream.duration * stream.time_base) for stream in streams), default=0.0)
+        lasting = (track for track in (video, audio) if track is not None)
+        duration = max((float(in_seconds(one.duration, one)) for one in lasting if one.duration), default=0.0)
         if duration == 0 and container.duration:
             duration = container.duration / av.time_base
+        rate = audio.sample_rate if audio else None
+        tracks = audio and container.streams.audio.index(audio), video and container.streams.video.index(video)
         if video is None:
-            return MediaInfo(None, 0, 0, 0, 0, rate, duration)
+            return MediaInfo(None, 0, 0, 0, 0, rate, duration, *tracks)
         first = next(decoded(container, video, path))
-        turns = _turns(first)
-        width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
-        if container.format.name.endswith("_pipe") or container.format.name == "image2":
-            return MediaInfo(None, 1, width, height, 90 * turns, rate, 0.0)
-        fps = video.average_rate or video.guessed_rate
+        aspect, turned = stored_aspect(video), turns(first)
+        width, height = square_size(first.width, first.height, aspect)
+        if turned % 2:
+            width, height, aspect = height, width, 1 / aspect
+        fps: Fraction | None = video.average_rate or video.guessed_rate
         frames = video.frames or (round(duration * fps) if fps else 0)
-        return MediaInfo(fps, frames, width, height, 90 * turns, rate, duration)
+        if container.format.name.endswith("_pipe") or container.format.name == "image2":
+            fps, frames, duration = None, 1, 0.0
+        colour = Colour.of(first)
+        return MediaInfo(fps, frames, width, height, 90 * turned, rate, duration, *tracks, aspect, colour)
 
 
 def _timed(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[tuple[Fraction, av.VideoFrame]]:
@@ -128,7 +203,7 @@ def _timed(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[
     stamped = stream.container.format.name != "avi"
     for frame in frames:
         if stamped and frame.pts is not None:
-            stamp = frame.pts * frame.time_base
+            stamp = in_seconds(frame.pts, frame)
             origin = stamp - time if origin is None else origin
             time = stamp - origin
         yield time, frame
@@ -151,15 +226,18 @@ def _at_rate(
                 yield last
                 shown += 1
         last, last_time = frame, time
+    assert last is not None  # `decoded` refuses a track without frames
     total = max(shown, 1, round((last_time + frame_length(last, stream)) * rate))
     for _ in range(shown, total):
         yield last
 
 
-def _read(path: str | Path, fps: float | Fraction | None, threads: int, pixel_format: str) -> Iterator[np.ndarray]:
+def _read(
+    path: str | Path, fps: float | Fraction | None, threads: int, pixel_format: str, square: bool = True
+) -> Iterator[np.ndarray]:
     path = Path(path)
     with opened(path) as container:
-        stream = first_video(container)
+        stream = video_track(container)
         if stream is None:
             raise MediaError(f"{path}: has no video track; give a video file")
         stream.codec_context.thread_count = threads
@@ -168,22 +246,25 @@ def _read(path: str | Path, fps: float | Fraction | None, threads: int, pixel_fo
         frames = decoded(container, stream, path)
         if fps is not None:
             frames = _at_rate(_timed(frames, stream), stream, as_rate(fps), path)
-        previous, converter = None, VideoReformatter()
+        previous, convert = None, FramePixels(stream, pixel_format, square)
         pixels: Any = None
         for frame in frames:
             # A frame that is shown twice is converted once; the reader may write into what it gets.
-            pixels = pixels.copy() if frame is previous else _pixels(frame, pixel_format, converter)
+            pixels = pixels.copy() if frame is previous else convert(frame)
             previous = frame
             yield pixels
 
 
-def read_frames(path: str | Path, fps: float | Fraction | None = FPS, threads: int = 1) -> Iterator[np.ndarray]:
+def read_frames(
+    path: str | Path, fps: float | Fraction | None = FPS, threads: int = 1, square: bool = True
+) -> Iterator[np.ndarray]:
     """Stream the frames of a video, upright, at a constant rate.
 
     Args:
         path: any video container; an image file is a video of one frame.
         fps: output rate; every tick takes the source frame nearest in time. None keeps the source's frames.
         threads: decoder threads, 0 for one per core.
+        square: make pixels square that are not; False gives them as stored, see `MediaInfo.pixel_aspect`.
 
     Yields:
         (H,W,3) uint8 BGR.
@@ -191,7 +272,7 @@ def read_frames(path: str | Path, fps: float | Fraction | None = FPS, threads: i
     Raises:
         MediaError: missing, empty, cut short, broken, or without video.
     """
-    return _read(path, fps, threads, "bgr24")
+    return _read(path, fps, threads, "bgr24", square)
 
 
 def read_video(path: str | Path, fps: float | Fraction | None = FPS) -> np.ndarray:

@@ -29,10 +29,13 @@ class Track:
     Attributes:
         landmarks: (T,68,2) float32 in pixels of the frames; gaps are interpolated, the ends are held.
         detected: (T,) bool, frames in which the face was seen.
+        boxes: (T,4) float32, what the detector found around the face; between two of its runs the box moves with the
+            landmarks, gaps are filled as theirs are.
     """
 
     landmarks: np.ndarray
     detected: np.ndarray
+    boxes: np.ndarray
 
     @property
     def share(self) -> float:
@@ -58,9 +61,7 @@ def choose_face(faces: np.ndarray, width: int, height: int, rule: str | int = LA
     """
     if len(faces) == 0:
         return None
-    best = faces[:, 4].max()
-    # With a negative threshold no face may score above 0; then all of them count.
-    clear = np.flatnonzero(faces[:, 4] >= (CLEAR * best if best > 0 else -np.inf))
+    clear = clear_faces(faces)
     candidates = faces[clear]
     if rule == LARGEST:
         areas = (candidates[:, 2] - candidates[:, 0]) * (candidates[:, 3] - candidates[:, 1])
@@ -77,6 +78,13 @@ def choose_face(faces: np.ndarray, width: int, height: int, rule: str | int = LA
             f"right, from 0: choose 0{last}, or face={LARGEST}"
         )
     return int(clear[place])
+
+
+def clear_faces(faces: np.ndarray) -> np.ndarray:
+    """Indices of the faces, (N,5) with scores, that score about as the best of them."""
+    best = faces[:, 4].max(initial=-np.inf)
+    # With a negative threshold no face may score above 0; then all of them count.
+    return np.flatnonzero(faces[:, 4] >= (CLEAR * best if best > 0 else -np.inf))
 
 
 def overlaps(faces: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -111,12 +119,18 @@ def same_face(faces: np.ndarray, box: np.ndarray, gap: int) -> int | None:
     return nearest if away[nearest] <= (REACH + REACH_GROWTH * gap) * np.sqrt(area) else None
 
 
-class _Follower:
-    """State of one track: the last box, how landmarks moved since it was found, the frames not yet confirmed."""
+class FaceFollower:
+    """State of one track: the last box, how landmarks moved since it was found, the frames not yet confirmed.
+
+    Args:
+        detector: finds faces and landmarks.
+        rule: which face of the first frame that shows one, see `choose_face`.
+    """
 
     def __init__(self, detector: FaceDetector, rule: str | int):
         self.detector, self.rule = detector, rule
         self.landmarks: list[np.ndarray | None] = []
+        self.boxes: list[np.ndarray | None] = []
         self._box: np.ndarray | None = None
         # Faces that were seen beside this one: it does not become one of them when it is gone.
         self._others = np.zeros((0, 4), np.float32)
@@ -136,10 +150,29 @@ class _Follower:
         if self._waiting:
             self._recheck()
 
+    @property
+    def lost(self) -> int:
+        """Frames since the face was last seen; 0 while it is."""
+        return self._lost
+
     def finish(self) -> None:
-        """Confirm the frames after the last detection."""
+        """Confirm the frames after the last detection; more may follow."""
         if self._waiting and self._seen(self._waiting[-1][1]) is None:
             self._recheck()
+        self._waiting = []
+
+    def skip(self, frames: int) -> None:
+        """Take that many frames as ones without the face."""
+        self.landmarks += [None] * frames
+        self.boxes += [None] * frames
+        self._lost += frames
+
+    def track(self) -> Track | None:
+        """What was followed so far, None where no face was seen."""
+        detected = np.array([found is not None for found in self.landmarks])
+        if not detected.any():
+            return None
+        return Track(_filled(self.landmarks, detected), detected, _filled(self.boxes, detected))
 
     def _seen(self, frame: np.ndarray) -> np.ndarray | None:
         """Box of the followed face in a frame, or of the chosen one when none is followed yet."""
@@ -171,7 +204,7 @@ class _Follower:
     def _detect(self, frame: np.ndarray) -> bool:
         box = self._seen(frame)
         if box is None:
-            self.landmarks.append(None)
+            self._append(None, None)
             self._lost += 1
             return False
         points = self.detector.landmarks(frame, box)
@@ -179,8 +212,12 @@ class _Follower:
         # What the box looks like from the mean face, to move it along with the landmarks.
         corners = np.asarray(box, np.float64).reshape(1, 2, 2)
         self._on_canvas = apply(_upright(points), corners)
-        self.landmarks.append(points)
+        self._append(points, box)
         return True
+
+    def _append(self, points: np.ndarray | None, box: np.ndarray | None) -> None:
+        self.landmarks.append(points)
+        self.boxes.append(box)
 
     def _follow(self, frame: np.ndarray) -> None:
         """Landmarks within the last box, moved and scaled as the landmarks did since it was found."""
@@ -190,14 +227,14 @@ class _Follower:
         scale = matrix[:, 0, 0]
         corners = (self._on_canvas - matrix[:, None, :, 2]) / scale
         self._box = corners.reshape(4).astype(np.float32)
-        self.landmarks.append(self.detector.landmarks(frame, self._box))
+        self._append(self.detector.landmarks(frame, self._box), self._box)
 
     def _recheck(self) -> None:
         gone = False
         for place, frame in self._waiting:
             gone = gone or self._seen(frame) is None
             if gone:
-                self.landmarks[place] = None
+                self.landmarks[place] = self.boxes[place] = None
                 self._lost += 1
         self._waiting = []
 
@@ -227,18 +264,27 @@ def track_face(frames: Iterable[np.ndarray], detector: FaceDetector, rule: str |
     Raises:
         FaceError: no frames, no face in any of them, or not so many as `rule` asks for.
     """
-    follower = _Follower(detector, rule)
+    follower = FaceFollower(detector, rule)
     for frame in frames:
         follower.step(frame)
     follower.finish()
-    points = follower.landmarks
-    if not points:
+    if not follower.landmarks:
         raise FaceError("the video holds no frames")
-    detected = np.array([found is not None for found in points])
-    if not detected.any():
-        raise FaceError(f"no face was found in {len(points)} frames; the video must show a face from the front")
+    track = follower.track()
+    if track is None:
+        raise no_face(len(follower.landmarks))
+    return track
+
+
+def no_face(frames: int) -> FaceError:
+    """What is said of a video whose `frames` frames show nobody."""
+    return FaceError(f"no face was found in {frames} frames; the video must show a face from the front")
+
+
+def _filled(values: list[np.ndarray | None], detected: np.ndarray) -> np.ndarray:
+    """An array for every frame (T,...) float32: gaps interpolated, the ends held."""
     seen = np.flatnonzero(detected)
-    known = np.stack([found for found in points if found is not None]).reshape(len(seen), -1)
-    every = np.arange(len(points))
-    filled = np.stack([np.interp(every, seen, column) for column in known.T], axis=1)
-    return Track(filled.reshape(len(points), -1, 2).astype(np.float32), detected)
+    known = np.stack([value for value in values if value is not None])
+    every = np.arange(len(values))
+    columns = [np.interp(every, seen, column) for column in known.reshape(len(seen), -1).T]
+    return np.stack(columns, axis=1).reshape(len(values), *known.shape[1:]).astype(np.float32)

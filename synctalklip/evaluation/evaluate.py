@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -256,7 +256,8 @@ def evaluate(cfg: DictConfig) -> str:
     """
     if cfg.setting == "silent":
         # Nothing is said, so nobody can judge how well.
-        cfg = OmegaConf.merge(cfg, {key: {"path": None} for key in (*SYNCNETS, "avs")})
+        silent = {key: {"path": None} for key in (*SYNCNETS, "avs")}
+        cfg = cast(DictConfig, OmegaConf.merge(cfg, silent))
         cfg.readers = {}
     Evaluation(cfg).run()
     table = markdown_table([load_run(cfg.run.dir)], cfg.bootstrap.samples, cfg.seed)

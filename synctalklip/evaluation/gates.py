@@ -101,7 +101,8 @@ def gates_of_syncnet(model: Any, clips: Sequence[Clip], wrong: WrongMouths) -> d
 
     Its distances are Euclidean and were not learned as logits, and windows beside the wrong one show some of it.
     """
-    reader, rows = ClipReader(list(clips)), {}
+    reader = ClipReader(list(clips))
+    rows: dict[str, dict[str, float]] = {}
     for index, clip in enumerate(tqdm(clips, "syncnet", unit="clip", disable=None)):
         if clip.frames < SYNC_FRAMES:
             rows[clip.id] = {}

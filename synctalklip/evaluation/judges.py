@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synctalklip import checkpoint
-from synctalklip.cli import build
+from synctalklip.cli import build, to_dict
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.errors import MetricError
 from synctalklip.evaluation.lips import LipJudge, describe_lips
@@ -77,14 +77,14 @@ def reader_settings(cfg: DictConfig) -> dict[str, dict[str, Any]]:
     for column, given in cfg.readers.items():
         if not re.fullmatch(r"\w+", str(column)):
             raise MetricError(f"readers.{column}: name the column by letters, digits and _ alone")
-        node = OmegaConf.create(OmegaConf.to_container(cfg.reader_defaults))
+        node = OmegaConf.create(to_dict(cfg.reader_defaults))
         OmegaConf.set_struct(node, True)
         try:
             merged = OmegaConf.merge(node, given)
         except OmegaConfBaseException as error:
             raise MetricError(f"readers.{column} has a key that readers do not have: {error.msg}") from error
         if merged.path is not None:
-            found[str(column)] = OmegaConf.to_container(merged)
+            found[str(column)] = to_dict(merged)
     return found
 
 
@@ -141,6 +141,8 @@ def _describe_syncnet(node: DictConfig, key: str, method: Method) -> dict[str, A
     model, info = load_syncnet(node.path)
     assert_protocol(model, node.protocol)
     entry = _entry(info.name, node.path) | {"ends": model.ends, "protocol": node.protocol}
+    if model.window_rule is not None:
+        entry["windows"] = model.window_rule
     expert = None if method.file is None else sync_expert_of(method.file)
     if expert is not None and expert.is_twin_of(info):
         entry["twin"] = f"its expert {expert.name}"

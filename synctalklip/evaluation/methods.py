@@ -209,8 +209,7 @@ class _Stored:
     def pairs(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The lower halves of `faces` pasted into the source's frames, as `scripts/generate.py` does it."""
         from synctalklip.generator.unet import UPPER_ROWS
-        from synctalklip.inference.options import Options
-        from synctalklip.inference.synthesize import paste_lower
+        from synctalklip.inference import Options, paste_lower
 
         options = Options.default()
         for frame, box, face in zip(source_frames(reader, index), reader.boxes(index), faces):
@@ -271,10 +270,11 @@ class Generator(_Stored):
         self.name = path.name if path.is_dir() else run.name or path.stem
 
     def faces(self, reader: ClipReader, index: int) -> np.ndarray:
-        from synctalklip.generator.fused import paint_clip
+        from synctalklip.generator.fused import paint_clip, speech_features_of
 
-        clip = reader.faces(index), reader.logfbank(index)
-        return paint_clip(self.model, self.paint, *clip, IDENTITY_FRAME, self.batch_size)
+        faces = reader.faces(index)
+        heard = speech_features_of(self.model)(reader.wave(index), len(faces))
+        return paint_clip(self.model, self.paint, faces, heard, IDENTITY_FRAME, self.batch_size)
 
 
 class Videos:

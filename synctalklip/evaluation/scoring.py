@@ -108,7 +108,7 @@ class Scorer:
             result.row |= self._quality(reader, faces)
         for key, model in judges.syncnets.items():
             seen = self._seen(reader, faces, self.cfg[key].protocol)
-            score = score_clip(model, seen, reader.mfcc(0), self.cfg[key].max_shift)
+            score = score_clip(model, seen, reader.mfcc(0), self.cfg[key].max_shift, len(reader.wave(0)))
             result.row |= sync_columns(score, "" if key == "syncnet" else f"{key}.")
             if key == "syncnet":
                 result.curve = list(zip(score.shifts, score.curve, strict=True))

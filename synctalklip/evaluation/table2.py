@@ -29,7 +29,7 @@ from synctalklip.tables.render import Cell, Column, Row, Table, write_tables
 from synctalklip.tables.table import best_of, difference_table, score
 
 # Column of a clip's counts, what it is divided by, how it is printed.
-COLUMNS = tuple((metric.value, metric.weight, metric.column()) for metric in TABLE_2)
+COLUMNS = tuple((metric.value, metric.weight or "", metric.column()) for metric in TABLE_2)
 # The same of what an expert of stage 2 has to know; SyncNets have some of it.
 GATES = (
     ("nearer", "neighbours", Column("own nearer than next", True, 1, percent=True)),
@@ -85,7 +85,7 @@ def compare(
     clips: Sequence[Clip],
     generation: Generation,
     batch_frames: int,
-    device: str,
+    device: str | torch.device,
     wrong: WrongMouths | None = None,
     syncnets: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -107,7 +107,9 @@ def compare(
         expert = load_expert(path, clips[0].roi_mode).to(device)
         rows = measure(expert, clips, generation, batch_frames, wrong)
         found[name] = {"checkpoint": str(path), "sha256": file_hash(Path(path)), "clips": rows}
-    for name, path in (syncnets or {}).items() if wrong else ():
+    if wrong is None:
+        return found
+    for name, path in (syncnets or {}).items():
         gates = gates_of_syncnet(load_syncnet(path, device)[0], clips, wrong)
         rows = [{"id": clip.id} | gates[clip.id] for clip in clips]
         found[name] = {"checkpoint": str(path), "sha256": file_hash(Path(path)), "clips": rows}

@@ -32,11 +32,20 @@ CHOICES = {
 class Compared(Protocol):
     """What the term reads of a step; see `objective.Painted`."""
 
-    places: tuple[Tensor, Tensor]
-    padding_mask: Tensor
-    seen: Tensor
-    heard: Tensor
-    expert_heard: Tensor
+    @property
+    def places(self) -> tuple[Tensor, Tensor]: ...
+
+    @property
+    def padding_mask(self) -> Tensor: ...
+
+    @property
+    def seen(self) -> Tensor: ...
+
+    @property
+    def heard(self) -> Tensor: ...
+
+    @property
+    def expert_heard(self) -> Tensor: ...
 
 
 class Contrastive:

@@ -9,6 +9,7 @@ from typing import Any
 from synctalklip.data.manifest import read_manifest
 from synctalklip.errors import SyncTalklipError
 from synctalklip.inference.options import Options, make_statement, sidecar_of
+from synctalklip.inference.parts import Speech, read_speech
 
 KEYS = ("video", "audio", "output")
 
@@ -18,7 +19,7 @@ class Job:
     """One video to make."""
 
     video: Path
-    audio: Path
+    audio: Speech
     output: Path
     options: Options
 
@@ -28,7 +29,8 @@ def read_jobs(path: str | Path, options: Options) -> list[Job]:
 
     Args:
         path: jsonl; each line holds video, audio, output (paths start at the list's folder) and, where a job
-            differs from the rest, options by name.
+            differs from the rest, options by name. Audio is a file, or a list of the parts of several faces, each with
+            face, audio and, where wanted, from and to.
         options: of all jobs.
 
     Raises:
@@ -43,8 +45,9 @@ def read_jobs(path: str | Path, options: Options) -> list[Job]:
             continue
         try:
             entry = json.loads(line)
-            video, audio, output = (path.parent / entry.pop(key) for key in KEYS)
-            job = Job(video, audio, output, options.replace(**entry))
+            video, audio, output = (entry.pop(key) for key in KEYS)
+            video, output = path.parent / video, path.parent / output
+            job = Job(video, read_speech(audio, path.parent), output, options.replace(**entry))
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise SyncTalklipError(
                 f"{path}, line {number}: is no job ({error}); write an object with {', '.join(KEYS)}"

@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from synctalklip.checkpoint import file_hash
 from synctalklip.cli import CONFIGS
-from synctalklip.data.tracking import LARGEST
 from synctalklip.device import PRECISIONS
 from synctalklip.errors import SyncTalklipError
+from synctalklip.inference.parts import Speech, assert_face, state_speech
+from synctalklip.inference.rest import METHODS
 
-SILENT_OPTIONS = ("progress", "batch_size", "buffer_mb")
+SILENT_OPTIONS = ("batch_size", "buffer_mb")
 """Options that leave the video as it is."""
 
 
@@ -22,14 +23,21 @@ class Options:
     """How a video is made; the values that hold by default are in `configs/generate.yaml`.
 
     Attributes:
-        face: which face of several speaks: "largest", or its place from left to right, from 0, in the first frame
-            that shows a face.
-        tail: what follows a speech that is shorter than the video: "cut", or "keep" the rest as it is.
+        face: which face of several speaks, chosen in each shot anew: "largest"; "speaking", the one whose lips move
+            with the sound of the video; or its place from left to right, from 0, in the first frame that shows so many.
+        longer: what a speech that is longer than the video is seen with: "bounce" plays it forwards and backwards,
+            "loop" from the start again, "freeze" holds its last frame, "cut" ends both; a picture is always held.
+        shorter: what follows a speech that is shorter than the video: "cut", or "keep" the rest as it is.
+        vad: how pauses of the speech are found, in which the lips rest: "silero", "energy", "auto" for silero where its
+            package is installed, or "none" to paint from any sound.
+        audio_track: which of several sound tracks of the speech's file is spoken, from 0; None for the one marked as
+            default, else the first.
         audio_offset_ms: the lips at time t say what the speech says at t + offset.
-        identity: index of the source frame that shows the mouth, "first" for the first frame with a face,
-            "closed" for the one whose lips are closest together.
+        identity: the frame that shows the mouth: "first" is the first of each shot with a face, "closed" the one
+            of each shot whose lips are closest together; the index of a frame counts for its shot.
         sampling: speech at times between two embeddings: "linear" or "nearest".
         longest_gap: seconds without a detected face that are painted nevertheless.
+        crop_rule: how face crops are cut, one of `geometry.CROP_RULES`.
         smoothing: seconds of the moving mean of the face box, as in preparation.
         shape: what of the painted half is shown: "face", without the corners beside the chin, or "box", all of it.
         feather: width of the soft edge inside the painted region, as a fraction of the box.
@@ -40,15 +48,18 @@ class Options:
         buffer_mb: decoded frames that may be held to play a video backwards.
         crf: quality of the encoded video, lower is better.
         precision: of the network's arithmetic: "fp32", "bf16", or "auto" for bf16 where the device computes in it.
-        progress: show progress bars.
     """
 
     face: str | int
-    tail: str
+    longer: str
+    shorter: str
+    vad: str
+    audio_track: int | None
     audio_offset_ms: float
     identity: str | int
     sampling: str
     longest_gap: float
+    crop_rule: str
     smoothing: float
     shape: str
     feather: float
@@ -59,11 +70,12 @@ class Options:
     buffer_mb: int
     crf: int
     precision: str
-    progress: bool
 
     def __post_init__(self) -> None:
         choices = {
-            "tail": ("cut", "keep"),
+            "longer": ("bounce", "loop", "freeze", "cut"),
+            "shorter": ("cut", "keep"),
+            "vad": METHODS,
             "sampling": ("linear", "nearest"),
             "precision": PRECISIONS,
             "shape": ("face", "box"),
@@ -75,8 +87,13 @@ class Options:
         for name in numbers:
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
                 raise SyncTalklipError(f"{name}={getattr(self, name)}: must be a number")
-        if self.face != LARGEST and not (type(self.face) is int and self.face >= 0):
-            raise SyncTalklipError(f"face={self.face}: choose {LARGEST}, or 0, 1, ... counted from the left")
+        assert_face(self.face)
+        if self.identity not in ("first", "closed") and type(self.identity) is not int:
+            raise SyncTalklipError(
+                f"identity={self.identity}: choose first, closed, or the index of a frame with a face"
+            )
+        if self.audio_track is not None and not (type(self.audio_track) is int and self.audio_track >= 0):
+            raise SyncTalklipError(f"audio_track={self.audio_track}: choose 0, 1, ... or null for the default track")
         if not 0 <= self.crf <= 51:
             raise SyncTalklipError(f"crf={self.crf}: choose 0 to 51")
         for name in ("still_fps", "batch_size", "speech_chunk", "speech_context", "buffer_mb"):
@@ -95,7 +112,7 @@ class Options:
     @classmethod
     def default(cls, **changes: Any) -> "Options":
         """The options of `configs/generate.yaml` with `changes`."""
-        return cls.from_config(OmegaConf.load(CONFIGS / "generate.yaml"), **changes)
+        return cls.from_config(cast(DictConfig, OmegaConf.load(CONFIGS / "generate.yaml")), **changes)
 
     def replace(self, **changes: Any) -> "Options":
         """The same options with `changes`.
@@ -107,7 +124,7 @@ class Options:
 
 
 def make_statement(
-    video: str | Path, audio: str | Path, checkpoint: str | Path | None, options: Options
+    video: str | Path, audio: Speech | str, checkpoint: str | Path | None, options: Options
 ) -> dict[str, Any]:
     """What `<output>.json` and the video's comment say about the origin of a video."""
     return {
@@ -118,8 +135,7 @@ def make_statement(
         "checkpoint_sha256": checkpoint and file_hash(checkpoint),
         "video": Path(video).name,
         "video_sha256": file_hash(video),
-        "audio": Path(audio).name,
-        "audio_sha256": file_hash(audio),
+        **state_speech(audio),
         "options": {name: value for name, value in asdict(options).items() if name not in SILENT_OPTIONS},
     }
 
@@ -139,9 +155,13 @@ class Report:
         fps: its rate.
         seconds: its length.
         size: (width, height).
-        painted: frames whose mouth was painted.
-        faces_missing: frames within the speech that stayed as they are because they show no face.
+        shots: of each shot the second at which it starts and the faces that speak, see `faces.Found`.
+        video_track: which of the video tracks of its file was shown, from 0.
+        audio_track: which of the sound tracks of its file was spoken, from 0.
+        painted: frames in which a mouth was painted.
+        faces_missing: frames within the speech in which a face that speaks is not seen and stayed as it is.
         speech_seconds: length of the speech.
+        vad: how its pauses were found, "silero", "energy" or "none".
         precision: of the network's arithmetic, "fp32" or "bf16".
         seconds_tracking: time spent on the first pass.
         seconds_painting: time spent on the second pass.
@@ -155,9 +175,13 @@ class Report:
     fps: float
     seconds: float
     size: tuple[int, int]
+    shots: list[dict[str, Any]]
+    video_track: int | None
+    audio_track: int | None
     painted: int
     faces_missing: int
     speech_seconds: float
+    vad: str
     precision: str
     seconds_tracking: float
     seconds_painting: float

@@ -1,75 +1,49 @@
 """Any video or picture and any speech in, a talking video out.
 
-Two passes over the source: the first follows the face and keeps landmarks only, the second paints. Memory
+Two passes over the source: the first follows the faces and keeps landmarks only, the second paints. Memory
 does not grow with the length of the video.
-
-Letters: T frames of the source.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import cache
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from synctalklip.data import media
 from synctalklip.data.detectors import FaceDetector
-from synctalklip.data.geometry import FACE_SIZE, FaceError, crop_face, geometry, paste_face
-from synctalklip.data.tracking import track_face
+from synctalklip.data.geometry import FACE_SIZE, crop_face, paste_face
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.fused import FusedGenerator, TalkingFace
-from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
+from synctalklip.generator.fused import FusedGenerator, TalkingFace, speech_features_of
+from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.generator.unet import UPPER_ROWS
+from synctalklip.inference.faces import FacePlan, FirstPass
 from synctalklip.inference.options import Options, Report, make_statement, sidecar_of
-from synctalklip.inference.ping_pong import PingPongReader
-from synctalklip.inference.timeline import (
-    SAMPLE_RATE,
-    PlannedFrame,
-    SpeechEmbeddings,
-    fill_short_gaps,
-    frame_plan,
-    output_frames,
-)
-
-T = TypeVar("T")
-
-AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-
-
-@dataclass(frozen=True)
-class FacePlan:
-    """What the first pass found.
-
-    Attributes:
-        boxes: (T,4) float32, face boxes of the frames within the speech.
-        painted: (T,) bool, frames whose mouth is painted.
-        identity: (96,96,3) uint8 BGR, the face that shows who it is.
-        total: frames of the whole source, at least T.
-    """
-
-    boxes: np.ndarray
-    painted: np.ndarray
-    identity: np.ndarray
-    total: int
+from synctalklip.inference.parts import SPEAKING, Speech, files_of, read_speech
+from synctalklip.inference.playback import SourceReader
+from synctalklip.inference.progress import Meter
+from synctalklip.inference.rest import choose_method
+from synctalklip.inference.timeline import SAMPLE_RATE, PlannedFrame, SpeechEmbeddings, frame_plan, output_frames
+from synctalklip.inference.voices import Voice, read_voices
+from synctalklip.inference.writing import write
+from synctalklip.syncnet.lse import AnySyncNet
 
 
 def synthesize(
     model: TalkingFace,
     video: str | Path,
-    audio: str | Path,
+    audio: Speech | str,
     output: str | Path,
     options: Options,
     detector: FaceDetector,
     checkpoint: str | Path | None = None,
     device: torch.device | str = "cpu",
+    meter: Meter | None = None,
+    syncnet: AnySyncNet | None = None,
 ) -> Report:
     """Make the face in `video` say what is heard in `audio`.
 
@@ -80,12 +54,14 @@ def synthesize(
     Args:
         model: the generator, in eval mode.
         video: a video in any container, or a picture.
-        audio: anything with a sound track.
+        audio: anything with a sound track, or the parts of several faces.
         output: mp4 file; appears when it is complete.
         options: see `Options`.
         detector: finds faces.
         checkpoint: file of the model, for the statement.
         device: where the model lives.
+        meter: told of every frame.
+        syncnet: says who speaks, see `asks_who_speaks`.
 
     Returns:
         Counts and times.
@@ -93,37 +69,51 @@ def synthesize(
     Raises:
         SyncTalklipError: a file that cannot be read, holds no sound or shows no face.
     """
-    watch = Stopwatch()
-    if Path(output).resolve() in (Path(video).resolve(), Path(audio).resolve()):
+    watch, meter = Stopwatch(), meter or Meter()
+    speech = read_speech(audio)
+    if Path(output).resolve() in {Path(video).resolve(), *(path.resolve() for path in files_of(speech))}:
         raise SyncTalklipError(f"{output}: is an input too and would be lost; name another output")
     media.assert_writable_kind(output)
-    wave = media.read_audio(audio)
-    fps = media.as_rate(media.probe(video).fps or options.still_fps)
-    spoken = output_frames(len(wave), fps)
-    faces = find_face(video, fps, spoken, detector, options, watch)
+    voices = read_voices(speech, options)
+    shown = media.probe(video)
+    if shown.fps is None:
+        # A picture has no length that could be played again or cut.
+        options = options.replace(longer="freeze")
+    fps = media.as_rate(shown.fps or options.still_fps)
+    samples = max(round(voice.stop * SAMPLE_RATE) for voice in voices)
+    spoken = output_frames(samples, fps)
+    meter.expect(min(spoken, shown.frames or spoken) + spoken)
+    rules = list(dict.fromkeys(voice.face for voice in voices))
+    found = FirstPass(video, fps, detector, options, syncnet, watch, meter).find(rules, spoken)
+    # Faces are found in square pixels and painted in those of the file.
+    scale = np.tile(shown.stored_scale, 2).astype(np.float32)
+    faces = {rule: replace(face, boxes=face.boxes * scale) for rule, face in found.faces.items()}
     tracked = watch.total()
 
-    plan = list(frame_plan(faces.total, len(wave), fps, options.tail, Fraction(options.audio_offset_ms) / 1000))
-    source = PingPongReader(video, fps, faces.total, options.buffer_mb * 2**20)
-    speech = SpeechEmbeddings(
-        model.encode_speech, wave, options.speech_chunk, options.speech_context, options.sampling, device
+    plan = list(frame_plan(found.total, spoken, fps, options.longer, options.shorter))
+    source = SourceReader(video, fps, found.total, options.buffer_mb * 2**20, options.longer)
+    painter = Painter(model, voices, faces, options, watch, device)
+    statement = make_statement(video, speech, checkpoint, options)
+    meter.expect(len(plan))
+    frames = meter.watch(painter.paint(zip(plan, watch.watch(source.read(), "decode"))))
+    size = write(
+        output, frames, fps, speech, shown, len(plan) if options.longer == "cut" else None, options, statement, watch
     )
-    fused = FusedGenerator(model, options.precision, device)
-    frames = paint(fused, speech, zip(plan, watch.watch(source.read(), "decode")), faces, options, watch)
-    statement = make_statement(video, audio, checkpoint, options)
-    size = write(output, progress(frames, len(plan), "painting", options), fps, audio, options, statement, watch)
 
-    painted = sum(frame.time is not None and bool(faces.painted[frame.source]) for frame in plan)
     report = Report(
         output=str(output),
         frames=len(plan),
         fps=float(fps),
         seconds=float(len(plan) / fps),
         size=size,
-        painted=painted,
-        faces_missing=spoken - painted,
-        speech_seconds=len(wave) / SAMPLE_RATE,
-        precision=fused.precision.name,
+        shots=found.shots,
+        video_track=shown.video_track,
+        audio_track=media.probe(speech, options.audio_track).audio_track if isinstance(speech, Path) else None,
+        painted=painter.painted,
+        faces_missing=painter.missing,
+        speech_seconds=samples / SAMPLE_RATE,
+        vad=choose_method(options.vad),
+        precision=painter.fused.precision.name,
         seconds_tracking=tracked,
         seconds_painting=watch.total() - tracked,
         seconds_by_phase=watch.seconds(),
@@ -133,84 +123,86 @@ def synthesize(
     return report
 
 
-def find_face(
-    video: str | Path, fps: Fraction, spoken: int, detector: FaceDetector, options: Options, watch: Stopwatch
-) -> FacePlan:
-    """First pass: follow the face through the frames that the speech covers.
-
-    Raises:
-        FaceError: no frame shows a face, or the first that does shows too few.
-    """
-    frames = watch.watch(media.read_frames(video, fps), "decode")
-    shown = progress(islice(frames, spoken), spoken, "tracking", options)
-    try:
-        track = track_face(shown, WatchedFaces(detector, watch), options.face)
-    except FaceError as error:
-        raise FaceError(f"{video}: {error}") from None
-    tracked = len(track.landmarks)
-    # What comes after the speech is only counted.
-    total = tracked + sum(1 for _ in frames) if options.tail == "keep" else tracked
-    boxes = geometry(track.landmarks, window=max(1, round(options.smoothing * fps))).boxes
-    painted = fill_short_gaps(track.detected, int(options.longest_gap * fps))
-    index = identity_frame(options.identity, track.landmarks, painted)
-    frame = next(islice(watch.watch(media.read_frames(video, fps), "decode"), index, None))
-    return FacePlan(boxes, painted, crop_face(frame, boxes[index]), total)
+def asks_who_speaks(speech: Speech, options: Options) -> bool:
+    """Whether a job needs a SyncNet."""
+    faces = [options.face] if isinstance(speech, Path) else [part.face for part in speech]
+    return SPEAKING in faces
 
 
-def identity_frame(rule: str | int, landmarks: np.ndarray, painted: np.ndarray) -> int:
-    """Index of the frame that shows the model who speaks.
+class Painter:
+    """Second pass: paints every face that speaks.
 
     Args:
-        rule: see `Options.identity`.
-        landmarks: (T,68,2).
-        painted: (T,) bool, frames with a face.
+        model: the generator, in eval mode.
+        voices: what is said.
+        faces: by the rule of a voice.
+        options: see `Options`.
+        watch: told of every phase.
+        device: where the model lives.
+
+    Attributes:
+        painted: frames so far in which a mouth was painted.
+        missing: frames so far in which somebody speaks and does not show the face.
     """
-    usable = np.flatnonzero(painted)
-    if rule == "first":
-        return int(usable[0])
-    if rule == "closed":
-        opening = np.linalg.norm(landmarks[:, 61:64] - landmarks[:, 67:64:-1], axis=2).sum(1)
-        eyes = np.linalg.norm(landmarks[:, 36] - landmarks[:, 45], axis=1)
-        return int(usable[np.argmin((opening / eyes)[usable])])
-    if not isinstance(rule, int) or rule not in usable:
-        raise SyncTalklipError(
-            f"identity={rule}: choose first, closed, or the index of a frame with a face (0 to {usable[-1]})"
-        )
-    return rule
 
+    def __init__(
+        self,
+        model: TalkingFace,
+        voices: Sequence[Voice],
+        faces: Mapping[str | int, FacePlan],
+        options: Options,
+        watch: Stopwatch,
+        device: torch.device | str = "cpu",
+    ):
+        self.voices, self.faces, self.options, self.watch = voices, faces, options, watch
+        self.fused = FusedGenerator(model, options.precision, device)
+        self.offset = Fraction(options.audio_offset_ms) / 1000
+        settings = options.speech_chunk, options.speech_context, options.sampling, device, speech_features_of(model)
+        self.speech = [SpeechEmbeddings(model.encode_speech, voice.wave, *settings) for voice in voices]
+        self.painted = self.missing = 0
 
-def paint(
-    fused: FusedGenerator,
-    speech: SpeechEmbeddings,
-    frames: Iterable[tuple[PlannedFrame, np.ndarray]],
-    faces: FacePlan,
-    options: Options,
-    watch: Stopwatch,
-) -> Iterator[np.ndarray]:
-    """Second pass: the frames of the output, (H,W,3) uint8 BGR, in batches behind the scenes.
+    def paint(self, frames: Iterable[tuple[PlannedFrame, np.ndarray]]) -> Iterator[np.ndarray]:
+        """The frames of the output, (H,W,3) uint8 BGR, in batches behind the scenes.
 
-    Args:
-        frames: each planned frame with its pixels, which are written into.
-    """
-    for batch in _batches(frames, options.batch_size, options.buffer_mb * 2**20):
-        chosen = [
-            place
-            for place, (planned, _) in enumerate(batch)
-            if planned.time is not None and faces.painted[planned.source]
-        ]
-        pixels = [frame for _, frame in batch]
-        if chosen:
-            boxes = [faces.boxes[batch[place][0].source] for place in chosen]
-            with watch.phase("crop"):
-                crops = np.stack([crop_face(pixels[place], box) for place, box in zip(chosen, boxes)])
-            with watch.phase("speech"):
-                embeddings = speech([batch[place][0].time for place in chosen])
-            with watch.phase("network"):
-                painted = fused(crops, faces.identity, embeddings)
-            with watch.phase("paste"):
-                for place, box, lower in zip(chosen, boxes, painted):
-                    pixels[place] = paste_lower(pixels[place], box, lower, options)
-        yield from pixels
+        Args:
+            frames: each planned frame with its pixels, which are written into.
+        """
+        for batch in _batches(frames, self.options.batch_size, self.options.buffer_mb * 2**20):
+            planned, pixels = [each for each, _ in batch], [each for _, each in batch]
+            painted, missing = set(), set()
+            for voice, speech in zip(self.voices, self.speech):
+                seen = self.faces[voice.face].painted
+                speaks = [place for place, each in enumerate(planned) if voice.covers(each.time)]
+                chosen = [place for place in speaks if seen[planned[place].source]]
+                self._paint_voice(voice, speech, [planned[place] for place in chosen], pixels, chosen)
+                painted.update(chosen)
+                missing.update(set(speaks) - set(chosen))
+            self.painted, self.missing = self.painted + len(painted), self.missing + len(missing)
+            yield from pixels
+
+    def _paint_voice(
+        self,
+        voice: Voice,
+        speech: SpeechEmbeddings,
+        planned: Sequence[PlannedFrame],
+        pixels: list[np.ndarray],
+        places: Sequence[int],
+    ) -> None:
+        """Replace the pixels at some places of a batch by painted ones."""
+        if not places:
+            return
+        faces = self.faces[voice.face]
+        boxes = [faces.boxes[each.source] for each in planned]
+        identities = faces.identities[[faces.shot[each.source] for each in planned]]
+        with self.watch.phase("crop"):
+            crops = np.stack([crop_face(pixels[place], box) for place, box in zip(places, boxes)])
+        with self.watch.phase("speech"):
+            embeddings = speech([each.time - voice.start + self.offset for each in planned if each.time is not None])
+        with self.watch.phase("network"):
+            painted = self.fused(crops, identities, embeddings)
+        with self.watch.phase("paste"):
+            for place, box, lower in zip(places, boxes, painted):
+                pixels[place] = paste_lower(pixels[place], box, lower, self.options)
 
 
 def paste_lower(frame: np.ndarray, box: np.ndarray, painted: np.ndarray, options: Options) -> np.ndarray:
@@ -247,49 +239,6 @@ def face_shape() -> np.ndarray:
     radius = (x[None] ** 2.5 + y[:, None] ** 2.5) ** 0.4
     inwards = np.clip((1 - radius) / 0.25, 0, 1)
     return (inwards * inwards * (3 - 2 * inwards)).astype(np.float32)
-
-
-def write(
-    output: str | Path,
-    frames: Iterable[np.ndarray],
-    fps: Fraction,
-    audio: str | Path,
-    options: Options,
-    statement: Mapping[str, Any],
-    watch: Stopwatch,
-) -> tuple[int, int]:
-    """Encode the frames with the sound of `audio` in step; (width, height) of the video."""
-    rate = sound_rate(media.probe(audio).sample_rate)
-    sound = media.read_audio(audio, rate)
-    frames = iter(frames)
-    first = next(frames)
-    size = first.shape[1], first.shape[0]
-    comment = {"comment": json.dumps(statement)}
-    with ExitStack() as stack:
-        writer = media.VideoWriter(output, fps, size, rate, options.crf, metadata=comment, threads=0)
-        stack.enter_context(writer)
-        written = 0
-        for count, frame in enumerate(chain([first], frames), 1):
-            until = int(count / fps * rate)
-            with watch.phase("encode"):
-                writer.write(frame)
-                writer.write_audio(sound[written:until])
-            written = until
-        with watch.phase("encode"):
-            writer.write_audio(sound[written:])
-            # The encoder holds frames back until it is closed.
-            stack.close()
-    return size
-
-
-def sound_rate(rate: int | None) -> int:
-    """The rate of the written sound: the speech's own, or 48 kHz where AAC has no such rate."""
-    return rate if rate is not None and rate in AAC_RATES else 48_000
-
-
-def progress(items: Iterable[T], total: int, name: str, options: Options) -> Iterator[T]:
-    """Show how far `items` are, with their rate and the time left."""
-    return iter(tqdm(items, name, total, unit="frame", leave=False, disable=not options.progress))
 
 
 def _batches(items: Iterable[tuple[PlannedFrame, np.ndarray]], size: int, budget: int) -> Iterator[list]:

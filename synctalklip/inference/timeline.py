@@ -26,7 +26,7 @@ class PlannedFrame(NamedTuple):
     source: int
     """Index of the source frame that is shown."""
     time: Fraction | None
-    """Where in the speech it is painted from, in seconds; None: the source frame stays as it is."""
+    """When it is shown, in seconds; None: after all speech, the source frame stays as it is."""
 
 
 def ping_pong(index: int, frames: int) -> int:
@@ -42,27 +42,34 @@ def output_frames(samples: int, fps: Fraction) -> int:
     return max(1, math.ceil(Fraction(samples, SAMPLE_RATE) * fps))
 
 
+ORDERS: dict[str, Callable[[int, int], int]] = {
+    "bounce": ping_pong,
+    "loop": lambda index, frames: index % frames,
+    "freeze": lambda index, frames: min(index, frames - 1),
+    "cut": lambda index, frames: index,
+}
+"""Which of the source's frames is shown at an index of the output, by `Options.longer`."""
+
+
 def frame_plan(
-    frames: int, samples: int, fps: Fraction, tail: str = "cut", offset: Fraction = Fraction(0)
+    frames: int, spoken: int, fps: Fraction, longer: str = "bounce", shorter: str = "cut"
 ) -> Iterator[PlannedFrame]:
     """The output, frame by frame, at the source's own rate.
 
     Args:
         frames: length of the source video.
-        samples: length of the speech at 16 kHz.
+        spoken: frames that the speech covers, see `output_frames`.
         fps: frames a second of source and output.
-        tail: what follows when the speech ends before the video: "cut" ends the output there, "keep" shows
+        longer: what is shown when the speech is longer than the video, see `Options.longer`.
+        shorter: what follows when the speech ends before the video: "cut" ends the output there, "keep" shows
             the rest of the video as it is.
-        offset: seconds; the lips at time t say what the speech says at t + offset.
 
     Yields:
-        One entry for each frame of the output. Speech that is longer than the video plays the video
-        forwards and backwards in turn.
+        One entry for each frame of the output.
     """
-    spoken = output_frames(samples, fps)
-    for index in range(spoken):
-        yield PlannedFrame(ping_pong(index, frames), index / fps + offset)
-    if tail == "keep":
+    for index in range(min(spoken, frames) if longer == "cut" else spoken):
+        yield PlannedFrame(ORDERS[longer](index, frames), index / fps)
+    if shorter == "keep":
         for index in range(spoken, frames):
             yield PlannedFrame(index, None)
 
@@ -85,16 +92,17 @@ def fill_short_gaps(detected: np.ndarray, longest: int) -> np.ndarray:
 class SpeechEmbeddings:
     """Embeddings of a speech at any time, encoded piece by piece so that memory does not grow with length.
 
-    The rows of a piece come from `audio_features`, as in training: row t belongs to the frame shown at
+    The rows of a piece come from `features`, as in training: row t belongs to the frame shown at
     t / 25 s. Each piece is encoded with `context` rows on both sides that are then dropped.
 
     Args:
-        encode: (audio (1,104,T), padding_mask (1,T)) -> (1,T,D), a generator's `encode_speech`.
+        encode: (audio (1,F,T), padding_mask (1,T)) -> (1,T,D), a generator's `encode_speech`.
         wave: (N,) int16 at 16 kHz.
         chunk: rows in a piece; a speech that fits into one is encoded as a whole.
         context: rows of context on each side of a piece, at least one.
         sampling: "linear" blends the two rows around a time, "nearest" takes the closer one.
         device: where the encoder lives.
+        features: (wave, T) -> (T,F), see `fused.speech_features_of`.
     """
 
     def __init__(
@@ -105,7 +113,9 @@ class SpeechEmbeddings:
         context: int,
         sampling: str,
         device: torch.device | str = "cpu",
+        features: Callable[[np.ndarray, int], torch.Tensor] = audio_features,
     ):
+        self._features = features
         self.rows = max(1, math.ceil(len(wave) / SAMPLES_PER_ROW))
         self._encode, self._wave, self._device = encode, wave, device
         self._chunk, self._context, self._sampling = chunk, context, sampling
@@ -117,7 +127,7 @@ class SpeechEmbeddings:
             start, stop = number * self._chunk, min((number + 1) * self._chunk, self.rows)
             first, last = max(0, start - self._context), min(stop + self._context, self.rows)
             wave = self._wave[first * SAMPLES_PER_ROW : last * SAMPLES_PER_ROW]
-            audio = audio_features(wave, last - first).T[None].to(self._device)
+            audio = self._features(wave, last - first).T[None].to(self._device)
             mask = torch.zeros(1, last - first, dtype=torch.bool, device=self._device)
             self._pieces[number] = self._encode(audio, mask)[0, start - first : stop - first].clone()
             while len(self._pieces) > 2:

@@ -23,7 +23,8 @@ def window_distances(distances: np.ndarray, frames: int) -> np.ndarray:
     if windows < 1:
         raise ValueError(f"{len(distances)} frames hold no window of {frames}")
     table = np.asarray(distances, np.float64)
-    return sum(table[k : k + windows, k : k + windows] for k in range(frames)) / frames
+    pieces = (table[k : k + windows, k : k + windows] for k in range(frames))
+    return sum(pieces, np.zeros((windows, windows))) / frames
 
 
 def offset_counts(distances: np.ndarray) -> dict[str, float]:

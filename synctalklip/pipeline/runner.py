@@ -143,8 +143,8 @@ class _Runner:
         self.started = time.time()
 
     def run(self, at_once: int, keep_going: bool) -> list[Phase]:
-        for phase in self.done.values():
-            self.display.say(f"{self.titles[phase.name]}: done before, {phase.seconds:.0f} s")
+        for done in self.done.values():
+            self.display.say(f"{self.titles[done.name]}: done before, {done.seconds:.0f} s")
         try:
             while len(self.done) < len(self.commands):
                 self._start(at_once)

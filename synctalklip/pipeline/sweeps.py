@@ -150,9 +150,9 @@ def sweep_phases(config: Mapping[str, Any]) -> dict[str, Entry]:
     for variant, seed in sorted(runs, key=itemgetter(1)):
         phases[f"{variant}_{seed}"] = _training(config, variant, seed)
         phases[f"evaluate_{variant}_{seed}"] = _evaluation(config, variant, seed)
-    for table in config["tables"]:
+    for table in _tables(config):
         _add_table(config, table, variants, phases)
-    needed = _needed_by([table for table in config["tables"] if table in phases], phases)
+    needed = _needed_by([table for table in _tables(config) if table in phases], phases)
     return {name: entry for name, entry in phases.items() if name in needed}
 
 
@@ -164,6 +164,11 @@ def _chosen(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
             f"sweep: there is no variant '{unknown[0]}'; choose from {', '.join(config['variants'])}"
         )
     return {name: config["variants"][name] for name in names}
+
+
+def _tables(config: Mapping[str, Any]) -> list[str]:
+    """Names of the tables; a pipeline that extends another leaves one out by null."""
+    return [name for name, wanted in config["tables"].items() if wanted]
 
 
 def _seeds(config: Mapping[str, Any], entry: Mapping[str, Any]) -> range:
@@ -236,6 +241,7 @@ def _add_table(
         "args": {
             "layout": wanted["layout"],
             "runs": [f"{config['out']}/{folder}/{place}" for folder in folders for place in places],
+            **wanted.get("args", {}),
         },
         "needs": [f"{folder}_{name}" for folder in folders for name in names],
     }
@@ -277,7 +283,7 @@ def join_tables(config: Mapping[str, Any], phases: Sequence[str], root: Path) ->
         root: folder that `out` starts at.
     """
     parts = []
-    for table in config["tables"]:
+    for table in _tables(config):
         if table in phases:
             text = (root / config["out"] / table / "table.md").read_text(encoding="utf-8")
             parts.append(f"## {table.replace('_', ' ').capitalize()}\n\n{text.strip()}\n")

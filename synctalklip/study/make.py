@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from synctalklip.checkpoint import file_hash
+from synctalklip.cli import to_dict
 from synctalklip.data import media
 from synctalklip.data.encode import write_bytes
 from synctalklip.errors import MetricError
@@ -290,7 +291,7 @@ def _page_data(cfg: DictConfig, key: dict[str, Any]) -> dict[str, Any]:
     first = next(iter(key["plans"].values()))
     seconds = sum(key["items"][name]["seconds"] + cfg.seconds_to_answer for name in first)
     practice = sum(item["kind"] == "practice" for item in key["items"].values())
-    text = OmegaConf.to_container(cfg.text)
+    text = to_dict(cfg.text)
     facts = {"{videos}": str(len(first) - practice), "{minutes}": str(max(1, round(seconds / 60)))}
     for mark, value in facts.items():
         text["introduction"] = [paragraph.replace(mark, value) for paragraph in text["introduction"]]

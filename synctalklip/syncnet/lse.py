@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from synctalklip import checkpoint
 from synctalklip.checkpoint import file_hash
-from synctalklip.data.features import SYNC_FRAMES
+from synctalklip.data.features import STACK, SYNC_FRAMES
 from synctalklip.errors import MetricError
-from synctalklip.syncnet.network import SmallSyncNet, StackedSyncNet, SyncNet
+from synctalklip.syncnet.network import SAMPLES_PER_FRAME, SmallSyncNet, StackedSyncNet, SyncNet
 
 AnySyncNet = SyncNet | SmallSyncNet | StackedSyncNet
 DISTANCE_EPS = 1e-6  # F.pairwise_distance adds it to each coordinate, as the public script does
@@ -124,19 +124,35 @@ def assert_protocol(model: AnySyncNet, protocol: str) -> None:
         )
 
 
-def score_clip(model: AnySyncNet, frames: np.ndarray | Tensor, mfcc: np.ndarray | Tensor, max_shift: int = 15) -> LSE:
-    """`lse` of a clip, its ends treated as its network wants it (`model.ends`).
+def score_clip(
+    model: AnySyncNet,
+    frames: np.ndarray | Tensor,
+    mfcc: np.ndarray | Tensor,
+    max_shift: int = 15,
+    samples: int | None = None,
+) -> LSE:
+    """`lse` of a clip, its ends treated as its network wants it (`model.ends`, `model.windows`).
 
     Args:
         model: of `load_syncnet`.
         frames: (T,H,W,3) uint8 BGR in the protocol of the evaluation: face crops, or whole frames.
         mfcc: (4T,13), see `model.embed_clip`.
         max_shift: largest shift in frames.
+        samples: of the sound at 16 kHz, before its MFCC were cut or padded to the video; None for as long as the video.
 
     Raises:
-        MetricError: fewer than 5 frames, no sound, or frames of a size that the network does not take.
+        MetricError: too short for a window, no sound, or frames of a size that the network does not take.
     """
-    return lse(*model.embed_clip(frames, mfcc), max_shift=max_shift, ends=model.ends)
+    samples = len(frames) * SAMPLES_PER_FRAME if samples is None else samples
+    count = model.windows(len(frames), samples)
+    if count < 1:
+        raise MetricError(
+            f"sync scores need a window of {SYNC_FRAMES} frames and their sound (one more frame with the public "
+            f"SyncNet), got {len(frames)} frames and {samples} samples"
+        )
+    last = count + SYNC_FRAMES - 1
+    embedded = model.embed_clip(frames[:last], mfcc[: STACK * last])
+    return lse(*embedded, max_shift=max_shift, ends=model.ends)
 
 
 STRUCTURES = {"public": SyncNet, "small": SmallSyncNet, "stacked": StackedSyncNet}

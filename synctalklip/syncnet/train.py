@@ -13,13 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from synctalklip import checkpoint
+from synctalklip.cli import to_dict
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.features import CEPSTRA, SYNC_FRAMES, sound_windows
 from synctalklip.data.manifest import Clip, read_manifest
@@ -219,7 +220,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             record_precision(self.precision, "trainer.precision", self.directory)
         torch.manual_seed(cfg.seed)
-        self.structure = OmegaConf.to_container(cfg.syncnet, resolve=True)
+        self.structure = to_dict(cfg.syncnet, resolve=True)
         pair = PairEmbedder(build_syncnet(**self.structure))
         optimizer = torch.optim.AdamW(pair.parameters(), lr=cfg.train.lr, weight_decay=cfg.train.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(pair, optimizer)

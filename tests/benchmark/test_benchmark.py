@@ -341,7 +341,9 @@ def test_inference_is_measured_for_every_size_and_precision():
 def test_sync_is_measured_whole_and_by_windows():
     from synctalklip.benchmark.inference import run_sync
 
-    assert re.search(r"\| SyncNet small, 7 frames .*\d+\.\d+x \| +1 \|", run_sync(config("repeats=1", "sync.frames=7")))
+    report = run_sync(config("repeats=1", "sync.frames=7"))
+    for structure in ("small", "public"):
+        assert re.search(rf"\| SyncNet {structure}, 7 frames .*\d+\.\d+x \| +1 \|", report)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no such settings")

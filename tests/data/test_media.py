@@ -8,7 +8,18 @@ import av
 import cv2
 import numpy as np
 import pytest
-from media_factory import float_wav, full_disk, grey_steps, make_media, picture, tone
+from media_factory import (
+    flat_video,
+    float_wav,
+    full_disk,
+    grey_steps,
+    make_media,
+    picture,
+    sound_file,
+    squeezed,
+    tone,
+    two_tracks,
+)
 
 from synctalklip.data import media
 from synctalklip.data.media import DiskError, MediaError
@@ -89,6 +100,61 @@ def test_rotated_phone_video_is_upright(tmp_path, rotation):
     assert (info.width, info.height, info.rotation) == (64, 48, rotation % 360)
 
 
+@pytest.mark.parametrize("rotation", [0, 90])
+@pytest.mark.parametrize("aspect", [Fraction(16, 15), Fraction(2), Fraction(8, 9)])
+def test_pixels_that_are_not_square_become_so(tmp_path, aspect, rotation):
+    upright = picture((576, 288))
+    stored = squeezed(np.ascontiguousarray(np.rot90(upright, -rotation // 90)), aspect)
+    path = make_media(tmp_path / "a.mp4", [stored] * 2, rotation=rotation, aspect=aspect)
+    frame, info = media.read_video(path)[0], media.probe(path)
+    assert frame.shape == upright.shape
+    assert np.abs(frame.astype(int) - upright).mean() < 6
+    assert (info.width, info.height) == (576, 288)
+    assert info.pixel_aspect == (1 / aspect if rotation else aspect)
+    (kept, _) = media.read_frames(path, square=False)
+    assert kept.shape[:2] == np.rot90(stored, rotation // 90).shape[:2]
+    scale = info.stored_scale
+    assert (round(576 * scale[0]), round(288 * scale[1])) == kept.shape[1::-1]
+    media.write_video(tmp_path / "again.mp4", [kept], pixel_aspect=info.pixel_aspect)
+    again = media.probe(tmp_path / "again.mp4")
+    assert (again.width, again.height, again.pixel_aspect) == (576, 288, info.pixel_aspect)
+
+
+def test_a_senseless_shape_of_pixels_is_taken_for_square(tmp_path):
+    path = make_media(tmp_path / "a.mp4", [picture((64, 48))], aspect=Fraction(1, 500))
+    assert media.read_video(path).shape == (1, 48, 64, 3)
+
+
+BARS = {1: [(63, 102, 240), (173, 42, 26)], 6: [(81, 90, 240), (145, 54, 34)]}
+"""Red and green at full strength in the coefficients of BT.709 and BT.601, by the formulas of both standards."""
+
+
+@pytest.mark.parametrize(
+    ("size", "tag", "matrix"),
+    [((1280, 720), None, 1), ((704, 576), None, 6), ((1280, 720), 6, 6), ((64, 64), 1, 1), ((720, 1280), None, 1)],
+)
+def test_colours_are_those_of_players(tmp_path, size, tag, matrix):
+    path = flat_video(tmp_path / "a.mp4", BARS[matrix], size, tag)
+    frame = media.read_video(path)[0].astype(int)
+    for place, colour in ((size[0] // 8, (0, 0, 255)), (-size[0] // 8, (0, 255, 0))):
+        assert np.abs(frame[:, place] - colour).max() <= 2
+    assert media.probe(path).colour.matrix == matrix
+
+
+@pytest.mark.parametrize("matrix", [1, 6])
+def test_colours_are_written_with_their_tags(tmp_path, matrix):
+    path = flat_video(tmp_path / "a.mp4", BARS[matrix], (64, 64), matrix)
+    frames = media.read_video(path)
+    media.write_video(tmp_path / "b.mp4", frames, crf=0, colour=media.probe(path).colour)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert frame.colorspace == matrix
+    for number, place in enumerate((8, 56)):
+        stored = frame.to_ndarray()
+        assert abs(int(stored[0, place]) - BARS[matrix][number][0]) <= 1
+    assert np.abs(media.read_video(tmp_path / "b.mp4").astype(int) - frames)[:, :, 8:24].max() <= 2
+
+
 def test_odd_sizes_are_extended_by_their_edge(tmp_path):
     frame = picture((97, 65))
     media.write_video(tmp_path / "odd.mp4", [frame] * 2, crf=0)
@@ -148,12 +214,76 @@ def test_any_sound_becomes_16_kHz_mono(tmp_path, rate, channels):
     assert abs(len(media.read_audio(path, sample_rate=None)) - rate) <= 2
 
 
+@pytest.mark.parametrize(
+    ("suffix", "default", "shown"), [("mp4", None, 0), ("mp4", 1, 1), ("mkv", None, 0), ("mkv", 0, 0), ("mkv", 1, 1)]
+)
+def test_of_several_tracks_the_one_that_players_take(tmp_path, suffix, default, shown):
+    path = two_tracks(tmp_path / f"two.{suffix}", default)
+    assert loudest(media.read_audio(path)) == pytest.approx((300, 1000)[shown], abs=2)
+    assert media.read_video(path).mean() == pytest.approx((50, 150)[shown], abs=3)
+    info = media.probe(path)
+    assert (info.audio_track, info.video_track) == (shown, shown)
+
+
+def test_a_sound_track_can_be_chosen(tmp_path):
+    path = two_tracks(tmp_path / "two.mkv", default=1)
+    assert loudest(media.read_audio(path, audio_index=0)) == pytest.approx(300, abs=2)
+    assert media.probe(path, audio_index=0).audio_track == 0
+    with pytest.raises(MediaError, match=r"two\.mkv: audio_track=2, but it holds 2 sound tracks"):
+        media.read_audio(path, audio_index=2)
+
+
 def test_stereo_is_mixed_down(tmp_path):
     sides = np.concatenate([tone(1, 16000, 300), tone(1, 16000, 1000)])
     path = make_media(tmp_path / "a.mkv", grey_steps(25), sound=sides, rate=16000, sound_codec="flac")
     spectrum = np.abs(np.fft.rfft(media.read_audio(path)[:16000].astype(float)))
     assert spectrum[300] == pytest.approx(spectrum[1000], rel=0.05)
     assert spectrum[300] > 100 * spectrum[600]
+
+
+def voice(samples: int) -> np.ndarray:
+    """(N,) int16, now loud and now soft."""
+    time = np.arange(samples) / 16000
+    return (9000 * np.sin(2 * np.pi * 440 * time) * np.sin(2 * np.pi * 2 * time) ** 2).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shares"),
+    [
+        ("stereo", [1, 1]),
+        ("stereo", [1, -1]),
+        ("stereo", [1, -0.9]),
+        ("stereo", [1, 0]),
+        ("stereo", [0, 1]),
+        ("5.1", [0, 0, 1, 0, 0, 0]),
+        ("5.1(side)", [0, 0, 1, 0, 0, 0]),
+        ("5.1", [1, 0, 0, 0, 0, 0]),
+        ("5.1", [0, 0, 0, 1, 0, 0]),
+        ("5.1", [0.1, -0.1, 1, 0.1, 0.1, 0.1]),
+        ("7.1", [0, 0, 0, 0, 0, 0, 0, 1]),
+    ],
+)
+def test_a_voice_is_as_loud_as_in_its_channel(tmp_path, layout, shares):
+    said = voice(32000)
+    path = sound_file(tmp_path / "a.mkv", said[:, None] * np.array(shares), 16000, layout)
+    heard = media.read_audio(path)
+    level = 20 * np.log10(heard.astype(float).std() / said.astype(float).std())
+    assert abs(level) < 1
+    assert np.corrcoef(heard, said)[0, 1] > 0.99
+
+
+def test_a_voice_that_turns_to_opposite_phase_stays(tmp_path):
+    said = voice(96000)
+    sides = np.stack([said, np.concatenate([said[:48000], -said[48000:]])], axis=1)
+    heard = media.read_audio(sound_file(tmp_path / "a.mkv", sides, 16000, "stereo")).astype(float)
+    for second in range(6):
+        part = slice(16000 * second, 16000 * (second + 1))
+        assert abs(20 * np.log10(heard[part].std() / said[part].astype(float).std())) < 3
+
+
+def test_silence_stays_silent(tmp_path):
+    path = sound_file(tmp_path / "a.mkv", np.zeros((16000, 6)), 16000, "5.1")
+    assert not media.read_audio(path).any()
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mkv", "flac")])
@@ -263,6 +393,43 @@ def test_cut_wav_is_an_error(tmp_path):
         media.read_audio(tmp_path / "cut.wav")
 
 
+def with_lengths(path: Path, riff: int, data: int) -> Path:
+    """Write other lengths into the header of a wav file."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"data") + 4
+    content[4:8], content[place : place + 4] = riff.to_bytes(4, "little"), data.to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("riff", "data"),
+    [
+        (0x7FFFF024, 0x7FFFF000),
+        (0x7FFFFFFF, 0x7FFFFFFF - 36),
+        (2000000036, 2000000000),
+        (0, 0),
+        (36, 0),
+        (2**32 - 1, 2**32 - 1),
+    ],
+    ids=hex,
+)
+def test_wav_of_a_streaming_writer_is_read_to_its_end(tmp_path, riff, data):
+    wave = np.random.default_rng(0).integers(-32768, 32767, 20001).astype(np.int16)
+    media.write_wav(tmp_path / "a.wav", wave)
+    with_lengths(tmp_path / "a.wav", riff, data)
+    assert np.array_equal(media.read_audio(tmp_path / "a.wav"), wave)
+    assert media.probe(tmp_path / "a.wav").duration == pytest.approx(20001 / 16000)
+
+
+@pytest.mark.parametrize("data", [40004, 80000, 1_999_999_999])
+def test_wav_that_lacks_what_its_header_promises_is_cut(tmp_path, data):
+    media.write_wav(tmp_path / "cut.wav", np.ones(20001, np.int16))
+    with_lengths(tmp_path / "cut.wav", data + 36, data)
+    with pytest.raises(MediaError, match=rf"cut\.wav: holds 40002 of {data} bytes of sound: the file is cut short"):
+        media.read_audio(tmp_path / "cut.wav")
+
+
 @pytest.mark.parametrize(("samples", "rate"), [(1, 48000), (8, 48000), (3, 44100), (1, 8000)])
 def test_sound_of_a_few_samples_is_no_crash(tmp_path, samples, rate):
     media.write_wav(tmp_path / "a.wav", np.ones(samples, np.int16), rate)
@@ -302,7 +469,7 @@ def test_missing_tracks_are_errors(tmp_path):
     media.write_wav(tmp_path / "a.wav", np.ones(16000, np.int16))
     with pytest.raises(MediaError, match=r"a\.wav: has no video track"):
         media.read_video(tmp_path / "a.wav")
-    assert media.probe(tmp_path / "a.wav") == media.MediaInfo(None, 0, 0, 0, 0, 16000, 1.0)
+    assert media.probe(tmp_path / "a.wav") == media.MediaInfo(None, 0, 0, 0, 0, 16000, 1.0, audio_track=0)
 
 
 def test_full_disk_leaves_no_half_file_and_keeps_the_old_one(tmp_path):

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from media_factory import lrs_corpus, make_media, moving_face, picture, tone
+from media_factory import lrs_corpus, make_media, moving_face, picture, squeezed, tone
 from omegaconf import OmegaConf
 from worker_tasks import cannot_start, die_at_start, kill_on_three
 
@@ -25,7 +26,7 @@ from synctalklip.data.layouts import LayoutError, SourceClip, grid, lrs2, lrs3, 
 from synctalklip.data.manifest import read_manifest
 from synctalklip.data.media import DiskError
 from synctalklip.data.prepare import prepare
-from synctalklip.data.prepare_clip import Settings
+from synctalklip.data.prepare_clip import Settings, prepare_clip
 from synctalklip.data.workers import WorkerDied, run_in_workers
 from synctalklip.errors import SyncTalklipError
 
@@ -102,6 +103,20 @@ def test_good_clips_are_complete(prepared, corpus):
     grey = cv2.cvtColor(media.read_video(clip.faces)[6], cv2.COLOR_BGR2GRAY)
     again, roi = cv2.warpAffine(grey, matrix, (96, 96)), media.read_gray(clip.rois)[6]
     assert np.abs(again[4:-4, 4:-4].astype(int) - roi[4:-4, 4:-4]).mean() < 8
+
+
+def test_pixels_that_are_not_square_give_the_same_crops(tmp_path):
+    face, aspect = moving_face(6), Fraction(2)
+    for name, frames, shape in (("square", face, Fraction(1)), ("wide", [squeezed(f, aspect) for f in face], aspect)):
+        make_media(tmp_path / f"{name}.mp4", frames, sound=tone(0.24), aspect=shape)
+    clips = [SourceClip(id=name, split="train", video=tmp_path / f"{name}.mp4") for name in ("square", "wide")]
+    for clip in clips:
+        prepare_clip(clip, tmp_path, SETTINGS, build(FACE))
+    tracks = [np.load(tmp_path / "tracks" / f"{clip.id}.npz") for clip in clips]
+    assert tracks[1]["source_size"].tolist() == [240, 220]
+    assert np.abs(tracks[0]["boxes"] - tracks[1]["boxes"]).max() < 6
+    crops = [media.read_video(tmp_path / "faces" / f"{clip.id}.mp4").astype(int) for clip in clips]
+    assert np.abs(crops[0] - crops[1]).mean() < 12
 
 
 def test_long_sound_is_cut_and_short_sound_stays(prepared):

@@ -11,19 +11,25 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from hydra.utils import instantiate
+from media_factory import astronaut, flat_video, make_media, sound_file, squeezed, two_tracks
+from omegaconf import OmegaConf
 
 from synctalklip.avsyncnet.model import AVHubertConfig
+from synctalklip.cli import CONFIGS
 from synctalklip.data import media
 from synctalklip.data.geometry import FaceError, geometry
 from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import TalkingFaceGenerator
+from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.inference import synthesize as module
+from synctalklip.inference.faces import identity_frame
 from synctalklip.inference.jobs import Job, is_done, read_jobs, run_jobs, swap_jobs
 from synctalklip.inference.options import Options
 from synctalklip.inference.synthesize import sidecar_of, synthesize
 
-OPTIONS = Options.default(progress=False)
+OPTIONS = Options.default()
 NTSC = Fraction(60000, 1001)
 SIZE = (161, 121)
 
@@ -73,23 +79,36 @@ def make(tmp_path):
         media.write_video(video, frames, fps, pixel_format="yuv444p")
         media.write_wav(audio, wave, rate)
         raw = []
-        original = module.paint
+        original = module.Painter.paint
 
         def recording(*arguments):
             for frame in original(*arguments):
                 raw.append(frame.copy())
                 yield frame
 
-        module.paint = recording
+        module.Painter.paint = recording
         try:
-            chosen = Options.default(progress=False, **options)
+            chosen = Options.default(**options)
             report = synthesize(model or ToyModel(), video, audio, output, chosen, ToyFaces())
         finally:
-            module.paint = original
+            module.Painter.paint = original
         return report, raw
 
     make.folder = tmp_path
     return make
+
+
+def test_public_weights_paint_the_boxes_that_s3fd_found(tmp_path):
+    media.write_video(tmp_path / "v.mp4", [picture()] * 3, 25)
+    plan = [tmp_path / "v.mp4", Fraction(25), 3]
+    options, faces = Options.default(progress=False, crop_rule="s3fd"), ToyFaces()
+    with pytest.raises(FaceError, match="needs the boxes of S3FD"):
+        module.find_face(*plan, faces, options, Stopwatch())
+    faces.finder = "s3fd"
+    boxes = module.find_face(*plan, faces, options, Stopwatch()).boxes
+    assert np.array_equal(boxes, np.tile(np.float32([47.5, 23.5, 112.5, 108.5]), (3, 1)))
+    boxes = module.find_face(*plan, faces, OPTIONS, Stopwatch()).boxes
+    assert np.allclose(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
 
 def source_of(make, fps):
@@ -203,7 +222,7 @@ def test_long_speech_plays_the_video_back_and_forth(make):
 
 @pytest.mark.parametrize(("tail", "frames", "painted"), [("cut", 4, 4), ("keep", 10, 4)])
 def test_short_speech(make, tail, frames, painted):
-    report, raw = make(fades(10), silence(4), tail=tail)
+    report, raw = make(fades(10), silence(4), shorter=tail)
     assert (report.frames, report.painted, report.faces_missing) == (frames, painted, 0)
     source = source_of(make, 25)
     for index in range(4, frames):
@@ -271,22 +290,31 @@ def test_identity_rules():
     landmarks[:, 45] = (10, 0)
     landmarks[:, 65:68, 1] = np.array([5, 3, 1, 2])[:, None]
     painted = np.array([False, True, True, True])
-    assert module.identity_frame("first", landmarks, painted) == 1
-    assert module.identity_frame("closed", landmarks, painted) == 2
-    assert module.identity_frame(3, landmarks, painted) == 3
-    with pytest.raises(SyncTalklipError, match="identity=0"):
-        module.identity_frame(0, landmarks, painted)
+    assert identity_frame("first", landmarks, painted) == 1
+    assert identity_frame("closed", landmarks, painted) == 2
+
+
+def test_identity_by_index_must_show_a_face(make):
+    dark = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    make([dark, *fades(3)], silence(4), identity=2)
+    with pytest.raises(SyncTalklipError, match=r"identity=0: .* \(0 to 3\)"):
+        make([dark, *fades(3)], silence(4), identity=0)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"tail": "loop"},
+        {"longer": "twice"},
+        {"shorter": "loop"},
+        {"vad": "ear"},
+        {"identity": "best"},
         {"sampling": "cubic"},
         {"batch_size": 0},
         {"batch_size": "x"},
         {"crf": 60},
         {"tial": "cut"},
+        {"audio_track": -1},
+        {"audio_track": "en"},
         {"shape": "round"},
         {"face": "left"},
         {"face": -1},
@@ -316,11 +344,6 @@ def tiny_generator():
 
 
 def test_photograph_with_the_real_model_and_finder(tmp_path):
-    from hydra.utils import instantiate
-    from omegaconf import OmegaConf
-
-    from synctalklip.cli import CONFIGS
-
     photograph, audio, output = tmp_path / "astronaut.png", tmp_path / "speech.wav", tmp_path / "out.mp4"
     cv2.imwrite(str(photograph), skimage.data.astronaut()[:, :, ::-1])
     media.write_wav(audio, np.random.default_rng(0).integers(-3000, 3000, 16000).astype(np.int16))
@@ -370,6 +393,105 @@ def test_too_few_faces_are_counted(tmp_path):
         synthesize(ToyModel(), *inputs, options, TwoFaces())
 
 
+@pytest.mark.parametrize(("chosen", "track", "hertz"), [(None, 1, 1000), (0, 0, 300)])
+def test_the_default_sound_track_is_spoken_or_the_chosen_one(tmp_path, chosen, track, hertz):
+    media.write_video(tmp_path / "video.mp4", [picture()] * 5)
+    speech, output = two_tracks(tmp_path / "speech.mkv", default=1), tmp_path / "out.mp4"
+    options = OPTIONS.replace(audio_track=chosen)
+    report = synthesize(ToyModel(), tmp_path / "video.mp4", speech, output, options, ToyFaces())
+    heard = media.read_audio(output, 16000).astype(float)
+    assert np.argmax(np.abs(np.fft.rfft(heard))) / len(heard) * 16000 == pytest.approx(hertz, abs=20)
+    said = json.loads(sidecar_of(report.output).read_text())
+    assert (said["audio_track"], said["video_track"]) == (track, 0)
+
+
+@pytest.mark.parametrize(
+    ("layout", "rate", "written"),
+    [
+        ("mono", 16000, ("mono", 16000)),
+        ("stereo", 44100, ("stereo", 44100)),
+        ("5.1(side)", 48000, ("5.1", 48000)),
+        ("stereo", 96000, ("stereo", 96000)),
+        ("stereo", 37800, ("stereo", 48000)),
+    ],
+)
+def test_the_speech_keeps_its_channels_and_rate(tmp_path, layout, rate, written):
+    media.write_video(tmp_path / "video.mp4", [picture()] * 5)
+    channels = av.AudioLayout(layout).nb_channels
+    time = np.arange(rate // 5)[:, None] / rate
+    sides = 8000 * np.sin(2 * np.pi * 400 * time * np.arange(1, channels + 1))
+    speech = sound_file(tmp_path / "speech.mkv", sides, rate, layout)
+    report = synthesize(ToyModel(), tmp_path / "video.mp4", speech, tmp_path / "out.mp4", OPTIONS, ToyFaces())
+    heard = media.read_sound(report.output)
+    assert (heard.layout, heard.rate) == written
+    spectrum = np.abs(np.fft.rfft(heard.samples[: heard.rate // 5].astype(float), axis=0))
+    pitches = [400 * number for number in range(1, channels + 1)]
+    for channel in set(range(channels)) - {3}:  # the fourth is the low one, from which AAC takes what is high
+        assert np.argmax(spectrum[:, channel]) * 5 == pitches[channel]
+
+
+def test_pixels_that_are_not_square_are_shown_as_they_were(tmp_path):
+    aspect = Fraction(2)
+    shown = np.ascontiguousarray(astronaut()[:320])
+    video = make_media(tmp_path / "video.mp4", [squeezed(shown, aspect)] * 2, aspect=aspect)
+    media.write_wav(tmp_path / "speech.wav", click(2, 0))
+    finder = instantiate(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
+    options = OPTIONS.replace(crf=4)
+    report = synthesize(ToyModel(), video, tmp_path / "speech.wav", tmp_path / "out.mp4", options, finder)
+    assert report.painted == 2
+    before, after = media.probe(video), media.probe(report.output)
+    assert (after.pixel_aspect, after.width, after.height) == (aspect, before.width, before.height)
+    made = media.read_video(report.output)[0].astype(int)
+    rows, columns = np.nonzero(np.abs(made - media.read_video(video)[0]).max(2) > 60)
+    # The mouth of the face in square pixels lies here.
+    assert abs(columns.mean() - 222) < 12
+    assert abs(rows.mean() - 150) < 20
+    assert np.ptp(columns) < 110
+
+
+@pytest.mark.parametrize(("size", "matrix", "red"), [((1280, 720), 1, (63, 102, 240)), ((704, 576), 6, (81, 90, 240))])
+def test_what_is_not_painted_keeps_its_colour(tmp_path, size, matrix, red):
+    bars = [red, (120, 100, 150), (200, 120, 130), (90, 150, 100)]
+    video = flat_video(tmp_path / "video.mp4", bars, size, None)
+    media.write_wav(tmp_path / "speech.wav", silence(2))
+    options = OPTIONS.replace(crf=0)
+    report = synthesize(ToyModel(), video, tmp_path / "speech.wav", tmp_path / "out.mp4", options, ToyFaces())
+    stored = []
+    for path in (video, report.output):
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+            stored.append(frame.to_ndarray()[: size[1] // 5].astype(int))
+    assert frame.colorspace == matrix
+    assert np.abs(stored[0] - stored[1]).max() <= 1
+    before, after = media.read_video(video)[0].astype(int), media.read_video(report.output)[0].astype(int)
+    changes = np.abs(before - after)[: size[1] // 5].max((0, 2))
+    # Colour is stored for two pixels at once, so that the edge of a bar is not exact.
+    edges = np.abs(np.diff(before[0], axis=0)).max(1) > 2
+    near = np.convolve(edges, np.ones(9), "same")[: size[0] - 1] > 0
+    assert changes[:-1][~near].max() <= 2
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mkv", "aac"), ("mp3", "libmp3lame"), ("mkv", "ac3")])
+def test_sound_that_mp4_can_hold_is_copied(tmp_path, suffix, codec):
+    time = np.arange(44100) / 44100
+    sides = np.stack([8000 * np.sin(2 * np.pi * (300 + 700 * time) * time), 6000 * np.sin(900 * time)], 1)
+    speech = sound_file(tmp_path / f"speech.{suffix}", sides, 44100, "stereo", codec)
+    media.write_video(tmp_path / "video.mp4", [picture()] * 5)
+    report = synthesize(ToyModel(), tmp_path / "video.mp4", speech, tmp_path / "out.mp4", OPTIONS, ToyFaces())
+    packets = []
+    for path in (speech, report.output):
+        with av.open(str(path)) as container:
+            stream = container.streams.audio[0]
+            packets.append([bytes(packet)[-100:] for packet in container.demux(stream) if packet.size])
+    assert packets[0] == packets[1]
+    before, after = media.read_sound(speech).samples, media.read_sound(report.output).samples
+    length = min(len(before), len(after))
+    assert length > 43000
+    shifts = [np.abs(before[3000:40000].astype(int) - after[3000 + by : 40000 + by]).mean() for by in range(-50, 51)]
+    assert abs(int(np.argmin(shifts)) - 50) <= 44  # 1 ms: Matroska's clock
+    assert min(shifts) < 2
+
+
 def test_time_is_told_by_phase(make):
     report, _ = make(fades(6), silence(6))
     phases = report.seconds_by_phase
@@ -385,7 +507,7 @@ def test_time_is_told_by_phase(make):
 MEMORY = """
 import resource, sys
 import numpy as np
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_synthesize import OPTIONS, ToyFaces, ToyModel
 from synctalklip.data import media
 from synctalklip.inference.synthesize import synthesize
@@ -405,7 +527,9 @@ def test_memory_does_not_grow_with_length(tmp_path):
     from pathlib import Path
 
     script = tmp_path / "measure.py"
-    script.write_text(MEMORY.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    script.write_text(
+        MEMORY.format(tests=[str(Path(__file__).parents[0]), str(Path(__file__).parents[1])], folder=str(tmp_path))
+    )
     peaks = [
         int(subprocess.run([sys.executable, script, str(seconds)], check=True, capture_output=True).stdout)
         for seconds in (4, 16)
@@ -419,12 +543,12 @@ def test_jobs(make, tmp_path):
     lines = [
         {"video": "video.mp4", "audio": "speech.wav", "output": "a.mp4"},
         {"video": "gone.mp4", "audio": "speech.wav", "output": "b.mp4"},
-        {"video": "video.mp4", "audio": "speech.wav", "output": "c.mp4", "tail": "keep"},
+        {"video": "video.mp4", "audio": "speech.wav", "output": "c.mp4", "shorter": "keep"},
     ]
     listed = tmp_path / "jobs.jsonl"
     listed.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
     jobs = read_jobs(listed, OPTIONS)
-    assert [job.options.tail for job in jobs] == ["cut", "cut", "keep"]
+    assert [job.options.shorter for job in jobs] == ["cut", "cut", "keep"]
     made, said = [], []
 
     def run(job):

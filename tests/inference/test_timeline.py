@@ -33,24 +33,34 @@ def test_output_covers_the_speech(samples, fps, frames):
 
 
 def test_plan_of_a_short_speech_cuts_or_keeps():
-    cut = list(frame_plan(10, 640 * 4, Fraction(25), "cut"))
+    cut = list(frame_plan(10, 4, Fraction(25), shorter="cut"))
     assert [frame.source for frame in cut] == [0, 1, 2, 3]
     assert [frame.time for frame in cut] == [Fraction(index, 25) for index in range(4)]
-    keep = list(frame_plan(10, 640 * 4, Fraction(25), "keep"))
+    keep = list(frame_plan(10, 4, Fraction(25), shorter="keep"))
     assert keep[:4] == cut
     assert [(frame.source, frame.time) for frame in keep[4:]] == [(index, None) for index in range(4, 10)]
 
 
 def test_plan_of_a_long_speech_plays_back_and_forth_at_the_same_pace():
-    plan = list(frame_plan(3, 16000, NTSC))
+    plan = list(frame_plan(3, 60, NTSC))
     assert len(plan) == 60
     assert [frame.source for frame in plan[:6]] == [0, 1, 2, 1, 0, 1]
     assert plan[30].time == 30 / NTSC
 
 
-def test_plan_offset_moves_the_speech():
-    plan = list(frame_plan(3, 640 * 3, Fraction(25), offset=Fraction(1, 10)))
-    assert plan[0].time == Fraction(1, 10)
+@pytest.mark.parametrize(
+    ("longer", "shown"),
+    [
+        ("bounce", [0, 1, 2, 1, 0, 1, 2, 1]),
+        ("loop", [0, 1, 2, 0, 1, 2, 0, 1]),
+        ("freeze", [0, 1, 2, 2, 2, 2, 2, 2]),
+        ("cut", [0, 1, 2]),
+    ],
+)
+def test_plan_of_a_long_speech(longer, shown):
+    plan = list(frame_plan(3, 8, Fraction(25), longer))
+    assert [frame.source for frame in plan] == shown
+    assert [frame.time for frame in plan] == [Fraction(index, 25) for index in range(len(shown))]
 
 
 def test_gaps():

@@ -140,7 +140,7 @@ def test_a_second_corpus_is_evaluated_for_the_variants_alone():
 
 
 def test_unknown_variants_and_no_seeds_are_named():
-    with pytest.raises(SyncTalklipError, match="there is no variant 'no_lips'; choose from synctalklip, conv"):
+    with pytest.raises(SyncTalklipError, match="there is no variant 'no_lips'; choose from synctalklip, cross_entropy"):
         sweep_phases(config("sweep=[no_lips]"))
     with pytest.raises(SyncTalklipError, match="seeds is 0"):
         sweep_phases(config("seeds=0"))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from synctalklip.data import media
-from synctalklip.inference.ping_pong import PingPongReader
-from synctalklip.inference.timeline import ping_pong
+from synctalklip.inference.playback import SourceReader
+from synctalklip.inference.timeline import frame_plan, ping_pong
 
 SIZE = (64, 48)
 
@@ -33,7 +33,7 @@ def numbers(frames, source):
 def test_order_is_the_same_whatever_fits_into_memory(tmp_path, suffix, fps, budget_frames):
     video = tmp_path / f"video{suffix}"
     media.write_video(video, numbered(100), fps, crf=5)
-    reader = PingPongReader(video, media.as_rate(fps), 100, budget_frames * SIZE[0] * SIZE[1] * 3)
+    reader = SourceReader(video, media.as_rate(fps), 100, budget_frames * SIZE[0] * SIZE[1] * 3)
     got = numbers(islice(reader.read(), 420), video)
     assert got == [ping_pong(index, 100) for index in range(420)]
 
@@ -51,7 +51,7 @@ def test_containers_whose_stamps_are_not_those_of_single_frames(tmp_path, suffix
         container.mux(stream.encode())
     forwards = media.read_video(video, 25)
     order = [ping_pong(index, 80) for index in range(160)]
-    got = list(islice(PingPongReader(video, Fraction(25), 80, 9 * forwards[0].nbytes).read(), 160))
+    got = list(islice(SourceReader(video, Fraction(25), 80, 9 * forwards[0].nbytes).read(), 160))
     np.testing.assert_array_equal(got, forwards[order])
 
 
@@ -60,29 +60,43 @@ def test_backwards_equals_forwards_pixel_by_pixel(tmp_path):
     rng = np.random.default_rng(0)
     media.write_video(video, rng.integers(0, 255, (80, 48, 64, 3), np.uint8), 25)
     forwards = media.read_video(video, 25)
-    backwards = list(islice(PingPongReader(video, Fraction(25), 80, 9 * forwards[0].nbytes).read(), 80, 158))
+    backwards = list(islice(SourceReader(video, Fraction(25), 80, 9 * forwards[0].nbytes).read(), 80, 158))
     np.testing.assert_array_equal(backwards, forwards[78:0:-1])
 
 
 def test_part_of_a_video_and_a_container_without_search(tmp_path, monkeypatch):
     video = tmp_path / "video.mp4"
     media.write_video(video, numbered(60), 25, crf=5)
-    monkeypatch.setattr(PingPongReader, "_seek", lambda *_: None)
-    got = numbers(islice(PingPongReader(video, Fraction(25), 40, 8 * 9216).read(), 90), video)
+    monkeypatch.setattr(SourceReader, "_seek", lambda *_: None)
+    got = numbers(islice(SourceReader(video, Fraction(25), 40, 8 * 9216).read(), 90), video)
     assert got == [ping_pong(index, 40) for index in range(90)]
+
+
+@pytest.mark.parametrize("budget_frames", [1000, 1])
+@pytest.mark.parametrize("longer", ["loop", "freeze", "cut"])
+def test_other_orders(tmp_path, longer, budget_frames):
+    video = tmp_path / "video.mp4"
+    media.write_video(video, numbered(9), 25, crf=5)
+    reader = SourceReader(video, Fraction(25), 9, budget_frames * SIZE[0] * SIZE[1] * 3, longer)
+    expected = [frame.source for frame in frame_plan(9, 22, Fraction(25), longer)]
+    got = []
+    for frame in islice(reader.read(), 22):
+        got.append(frame.copy())
+        frame[:] = 255
+    assert numbers(got, video) == expected
 
 
 def test_picture(tmp_path):
     picture = tmp_path / "picture.png"
     cv2.imwrite(str(picture), numbered(4)[3])
-    assert numbers(islice(PingPongReader(picture, Fraction(25), 1, 10**6).read(), 5), picture) == [0] * 5
+    assert numbers(islice(SourceReader(picture, Fraction(25), 1, 10**6).read(), 5), picture) == [0] * 5
 
 
 def test_kept_frames_may_be_written_into(tmp_path):
     video = tmp_path / "video.mp4"
     media.write_video(video, numbered(5), 25, crf=5)
     seen = []
-    for frame in islice(PingPongReader(video, Fraction(25), 5, 10**8).read(), 20):
+    for frame in islice(SourceReader(video, Fraction(25), 5, 10**8).read(), 20):
         seen.append(frame.copy())
         frame[:] = 255
     assert numbers(seen, video) == [ping_pong(index, 5) for index in range(20)]

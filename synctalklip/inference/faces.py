@@ -1,0 +1,223 @@
+"""First pass over the source: the shots, and in each of them the faces that speak.
+
+T frames of the source, S shots.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from synctalklip.data import media
+from synctalklip.data.detectors import FaceDetector, assert_crop_rule
+from synctalklip.data.geometry import FACE_SIZE, S3FD, FaceError, crop_face, found_boxes, geometry
+from synctalklip.data.shots import ALL, Shot, follow_shots
+from synctalklip.data.tracking import Track
+from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
+from synctalklip.inference.options import Options
+from synctalklip.inference.parts import SPEAKING
+from synctalklip.inference.progress import Meter
+from synctalklip.inference.speaking import sound_of_shot, ticks, who_speaks
+from synctalklip.inference.timeline import fill_short_gaps
+from synctalklip.syncnet.lse import AnySyncNet
+
+
+@dataclass(frozen=True)
+class FacePlan:
+    """One face through the source, which may be another person in another shot.
+
+    Attributes:
+        boxes: (T,4) float32, face boxes of the frames within the speech.
+        painted: (T,) bool, frames whose mouth is painted.
+        shot: (T,) int, index of the shot.
+        identities: (S,96,96,3) uint8 BGR, the face that shows who it is in each shot.
+    """
+
+    boxes: np.ndarray
+    painted: np.ndarray
+    shot: np.ndarray
+    identities: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the first pass found.
+
+    Attributes:
+        faces: by the rule that chose it.
+        total: frames of the whole source, at least T.
+        shots: of each shot the second at which it starts, and the faces that speak if it shows them: by rule, or by
+            place from the left where SyncNet chose.
+    """
+
+    faces: Mapping[str | int, FacePlan]
+    total: int
+    shots: list[dict]
+
+
+class FirstPass:
+    """Finds the shots and the faces of a source.
+
+    Args:
+        video: the source.
+        fps: at which it is read.
+        detector: finds faces.
+        options: see `Options`.
+        syncnet: says who speaks; needed for the rule "speaking" only.
+        watch: told of every phase.
+        meter: told of every frame.
+    """
+
+    def __init__(
+        self,
+        video: str | Path,
+        fps: Fraction,
+        detector: FaceDetector,
+        options: Options,
+        syncnet: AnySyncNet | None,
+        watch: Stopwatch,
+        meter: Meter,
+    ):
+        self.video, self.fps, self.options, self.syncnet = video, fps, options, syncnet
+        self.detector, self.watch, self.meter = WatchedFaces(detector, watch), watch, meter
+        self.window = max(1, round(options.smoothing * fps))
+        assert_crop_rule(options.crop_rule, detector)
+
+    def find(self, rules: Sequence[str | int], spoken: int) -> Found:
+        """Follow the faces through the frames that the speech covers.
+
+        Args:
+            rules: of the faces that speak.
+            spoken: frames that the speech covers.
+
+        Raises:
+            FaceError: no frame shows a face, or none shows so many as a rule asks for.
+        """
+        frames = self.watch.watch(media.read_frames(self.video, self.fps), "decode")
+        asked = [ALL if rule == SPEAKING else rule for rule in rules]
+        try:
+            shots = follow_shots(self.meter.watch(islice(frames, spoken)), self.detector, asked)
+        except FaceError as error:
+            raise FaceError(f"{self.video}: {error}") from None
+        tracked = shots[-1].start + shots[-1].length
+        # What comes after the speech is only counted.
+        total = tracked + sum(1 for _ in frames) if self.options.shorter == "keep" else tracked
+        chosen = self._choose(rules, shots)
+        return Found({rule: self._plan(shots, chosen[rule]) for rule in rules}, total, self._describe(shots, chosen))
+
+    def _choose(self, rules: Sequence[str | int], shots: Sequence[Shot]) -> dict[str | int, list[str | int]]:
+        """By rule, the key of the track of each shot."""
+        chosen: dict[str | int, list[str | int]] = {rule: [rule] * len(shots) for rule in rules}
+        if SPEAKING in chosen:
+            chosen[SPEAKING] = self._speakers(shots)
+        return chosen
+
+    def _speakers(self, shots: Sequence[Shot]) -> list[str | int]:
+        """Of each shot, the place of the face that speaks."""
+        wave, frames = media.read_audio(self.video), self._frames()
+        return [self._speaker(shot, frames, wave) for shot in shots]
+
+    def _speaker(self, shot: Shot, frames: Iterator[tuple[int, np.ndarray]], wave: np.ndarray) -> int:
+        boxes = {key: self._boxes(track) for key, track in shot.tracks.items() if isinstance(key, int)}
+        if len(boxes) < 2 or self.syncnet is None:
+            return next(iter(boxes), 0)
+        order = ticks(shot.length, self.fps)
+        found = crops(frames, {shot.start + index: [each[index] for each in boxes.values()] for index in order})
+        faces = {key: np.array([found[shot.start + index][row] for index in order]) for row, key in enumerate(boxes)}
+        sizes = {key: float((each[:, 2] - each[:, 0]).mean()) for key, each in boxes.items()}
+        return who_speaks(self.syncnet, faces, sound_of_shot(wave, shot.start, len(order), self.fps), sizes)
+
+    def _boxes(self, track: Track) -> np.ndarray:
+        """Face boxes of a track by the rule of the crops, (T,4)."""
+        cuts = geometry(track.landmarks, window=self.window)
+        if self.options.crop_rule == S3FD:
+            shown = media.probe(self.video)
+            cuts = found_boxes(cuts, track.boxes, shown.width, shown.height)
+        return cuts.boxes
+
+    def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
+        return enumerate(self.watch.watch(media.read_frames(self.video, self.fps), "decode"))
+
+    def _plan(self, shots: Sequence[Shot], keys: Sequence[str | int]) -> FacePlan:
+        """One face of each shot as one plan of the whole video."""
+        tracks = [shot.tracks.get(key) for shot, key in zip(shots, keys)]
+        boxes, painted, wanted = [], [], {}
+        for shot, track in zip(shots, tracks):
+            if track is None:
+                boxes.append(np.zeros((shot.length, 4), np.float32))
+                painted.append(np.zeros(shot.length, bool))
+                continue
+            boxes.append(self._boxes(track))
+            painted.append(fill_short_gaps(track.detected, int(self.options.longest_gap * self.fps)))
+            index = self._identity(shot, track, painted[-1])
+            wanted[shot.start + index] = [boxes[-1][index]]
+        number = np.repeat(np.arange(len(shots)), [shot.length for shot in shots])
+        identities = np.zeros((len(shots), FACE_SIZE, FACE_SIZE, 3), np.uint8)
+        for index, (crop,) in crops(self._frames(), wanted).items():
+            identities[number[index]] = crop
+        every = np.concatenate(painted)
+        self._assert_identity(every)
+        return FacePlan(np.concatenate(boxes), every, number, identities)
+
+    def _identity(self, shot: Shot, track: Track, painted: np.ndarray) -> int:
+        rule = self.options.identity
+        if isinstance(rule, int):
+            inside = 0 <= rule - shot.start < shot.length and painted[rule - shot.start]
+            return rule - shot.start if inside else identity_frame("first", track.landmarks, painted)
+        return identity_frame(rule, track.landmarks, painted)
+
+    def _assert_identity(self, painted: np.ndarray) -> None:
+        rule, usable = self.options.identity, np.flatnonzero(painted)
+        if isinstance(rule, int) and rule not in usable:
+            raise SyncTalklipError(
+                f"identity={rule}: choose first, closed, or the index of a frame with a face (0 to {usable[-1]})"
+            )
+
+    def _describe(self, shots: Sequence[Shot], chosen: Mapping[str | int, Sequence[str | int]]) -> list[dict]:
+        return [
+            {
+                "start": float(shot.start / self.fps),
+                "faces": [keys[number] for keys in chosen.values() if keys[number] in shot.tracks],
+            }
+            for number, shot in enumerate(shots)
+        ]
+
+
+def crops(
+    frames: Iterator[tuple[int, np.ndarray]], wanted: Mapping[int, Sequence[np.ndarray]]
+) -> dict[int, list[np.ndarray]]:
+    """Faces cut from some frames, (96,96,3) uint8 BGR each.
+
+    Args:
+        frames: frames with their index; read up to the last one that is wanted.
+        wanted: boxes (4,) by the index of a frame.
+    """
+    found: dict[int, list[np.ndarray]] = {}
+    if not wanted:
+        return found
+    for index, frame in frames:
+        if index in wanted:
+            found[index] = [crop_face(frame, box) for box in wanted[index]]
+        if index >= max(wanted):
+            break
+    return found
+
+
+def identity_frame(rule: str, landmarks: np.ndarray, painted: np.ndarray) -> int:
+    """Index of the frame that shows the model who speaks.
+
+    Args:
+        rule: "first" or "closed", see `Options.identity`.
+        landmarks: (T,68,2).
+        painted: (T,) bool, frames with a face.
+    """
+    usable = np.flatnonzero(painted)
+    if rule == "first":
+        return int(usable[0])
+    opening = np.linalg.norm(landmarks[:, 61:64] - landmarks[:, 67:64:-1], axis=2).sum(1)
+    eyes = np.linalg.norm(landmarks[:, 36] - landmarks[:, 45], axis=1)
+    return int(usable[np.argmin((opening / eyes)[usable])])
