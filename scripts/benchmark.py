@@ -8,7 +8,13 @@ from omegaconf import DictConfig
 
 from synctalklip.cli import entry
 
-STAGES = ("stage1", "stage2", "inference", "sync")
+# Stage -> module of `synctalklip.benchmark`, function.
+STAGES = {
+    "stage1": ("stage1", "run"),
+    "stage2": ("stage2", "run"),
+    "inference": ("inference", "run"),
+    "sync": ("inference", "run_sync"),
+}
 
 
 @entry("benchmark")
@@ -18,7 +24,8 @@ def main(cfg: DictConfig) -> None:
 
     if cfg.stage not in STAGES:
         raise SyncTalklipError(f"stage {cfg.stage!r} is none of {', '.join(STAGES)}")
-    report = importlib.import_module(f"synctalklip.benchmark.{cfg.stage}").run(cfg)
+    module, function = STAGES[cfg.stage]
+    report = getattr(importlib.import_module(f"synctalklip.benchmark.{module}"), function)(cfg)
     output = Path(cfg.run.dir) / f"{cfg.stage}.md"
     write_atomically(output, lambda part: part.write_text(report + "\n", encoding="utf-8"))
     print(report)

@@ -13,7 +13,7 @@ def main(cfg: DictConfig) -> None:
     from pathlib import Path
 
     from synctalklip.errors import SyncTalklipError
-    from synctalklip.pipeline.plan import plan_phases
+    from synctalklip.pipeline.phases import plan_phases
     from synctalklip.pipeline.run import run_planned
     from synctalklip.tables.shipped import compare, read_stated
 

@@ -9,7 +9,7 @@ from synctalklip.cli import entry
 def main(cfg: DictConfig) -> None:
     from synctalklip.public_weights.convert import convert
 
-    for line in convert(cfg.input, cfg.output, cfg.to, cfg.roi_mode, cfg.tokenizer):
+    for line in convert(cfg.input, cfg.output, cfg.to, cfg.roi_mode, cfg.tokenizer, cfg.heads):
         print(line)
 
 

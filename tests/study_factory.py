@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from synctalklip.cli import CONFIGS
 from synctalklip.data import media
-from synctalklip.study.answers import FORMAT, checksum
+from synctalklip.study.participants import FORMAT, checksum
 
 METHODS = ("truth", "good", "bad")
 ASPECTS = ("intelligibility", "synchronisation", "authenticity")

@@ -18,8 +18,7 @@ from synctalklip.checkpoint import write_atomically
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
 from synctalklip.data.features import cluster_mfcc
-from synctalklip.data.labels import write_labels
-from synctalklip.data.manifest import Clip
+from synctalklip.data.manifest import Clip, write_labels
 from synctalklip.errors import SyncTalklipError
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from synctalklip.checkpoint import CheckpointError
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
 
-# The public base and large models have equally wide heads; weights do not show how many there are.
-_HEAD_WIDTH = 64
+# Weights do not show how many attention heads there are: of the public base and large encoders, by their width.
+_PUBLIC_HEADS = {768: 12, 1024: 16}
 
 
 # Views of the encoder beside the numbers of its layers: before the transformer, and what the decoder reads.
@@ -170,17 +170,17 @@ def decoder_structure(weights: Mapping[str, Tensor], path: str | Path) -> dict[s
 
 
 def heads_of(dim: int, path: str | Path) -> int:
-    """Attention heads of an encoder of the public family.
+    """Attention heads of a public encoder of this width, where its file does not say.
 
     Raises:
-        CheckpointError: its size is none of that family.
+        CheckpointError: no public encoder is so wide; a wrong number would load and compute something else.
     """
-    if dim % _HEAD_WIDTH:
+    if dim not in _PUBLIC_HEADS:
         raise CheckpointError(
-            f"{path}: does not say how many attention heads it has, and {dim} dimensions are no multiple of "
-            f"{_HEAD_WIDTH} as in the public models; give a file with its configuration"
+            f"{path}: does not say how many attention heads it has, and no public model has {dim} dimensions; give "
+            "their number with heads=... (encoder_attention_heads of its training)"
         )
-    return dim // _HEAD_WIDTH
+    return _PUBLIC_HEADS[dim]
 
 
 def encoder_name(structure: Mapping[str, Any]) -> str | None:

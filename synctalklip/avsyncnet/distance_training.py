@@ -8,6 +8,7 @@ Legend: B clips, T video frames at 25 Hz, D embedding, W projected embedding.
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -104,6 +106,8 @@ class DistanceTrainer:
         self.optimizer = torch.optim.AdamW(
             self.distance.parameters(), cfg.train.lr, weight_decay=cfg.train.weight_decay
         )
+        updates = cfg.train.passes * math.ceil(len(splits["train"]) / cfg.train.batch_size)
+        self.decay = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max(1, updates))
         self.resume()
         model = expert.model.to(self.device)
         left = self.done < cfg.train.passes
@@ -128,7 +132,7 @@ class DistanceTrainer:
             "checkpoint": checkpoint.file_hash(self.cfg.checkpoint),
             "clips": hashlib.sha256(clips.encode()).hexdigest(),
             "distance": self.settings | self.loss,
-            "train": {name: value for name, value in self.cfg.train.items() if name != "passes"},
+            "train": dict(self.cfg.train),
         }
 
     def run(self) -> dict[str, float]:
@@ -152,18 +156,20 @@ class DistanceTrainer:
         return values
 
     def learn(self) -> float:
-        """One pass over the training clips, in an order that depends on seed and pass alone; its mean loss."""
+        """One pass over the training clips, random by seed and pass alone; its mean loss."""
         train, views = self.cfg.train, self.views["train"]
-        order = torch.randperm(len(views), generator=torch.Generator().manual_seed(self.cfg.seed * 100003 + self.done))
+        torch.manual_seed(self.cfg.seed * 100003 + self.done)
         total = 0.0
-        for chosen in order.split(train.batch_size):
+        for chosen in torch.randperm(len(views)).split(train.batch_size):
             sound, lips, mask = batch_of(views, chosen.tolist())
+            sound, lips = (functional.dropout(view, train.dropout) for view in (sound, lips))
             loss = self._loss(sound, lips, mask)
             if not torch.isfinite(loss):
                 raise SyncTalklipError(f"the loss is {loss.item()} in pass {self.done}: lower train.lr")
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+            self.decay.step()
             total += loss.item() * len(chosen)
         self.done += 1
         return total / len(views)
@@ -200,7 +206,8 @@ class DistanceTrainer:
         checkpoint.save(self.folder / "checkpoint_best.pt", whole)
         state = {"kind": KIND, "run": self.identity, "done": self.done, "best": self.best}
         state |= {"distance": self._weights(), "best_weights": self.best_weights}
-        checkpoint.save(self.folder / "checkpoint_last.pt", state | {"optimizer": self.optimizer.state_dict()})
+        state |= {"optimizer": self.optimizer.state_dict(), "decay": self.decay.state_dict()}
+        checkpoint.save(self.folder / "checkpoint_last.pt", state)
 
     def resume(self) -> None:
         """Go on from the saved state where there is one."""
@@ -216,5 +223,6 @@ class DistanceTrainer:
             )
         checkpoint.load_weights(self.distance, state["distance"], path)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.decay.load_state_dict(state["decay"])
         self.done, self.best, self.best_weights = state["done"], state["best"], state["best_weights"]
         log.info("going on after pass %d of %s", self.done, path)

@@ -14,8 +14,7 @@ from omegaconf import II, MISSING, DictConfig, OmegaConf
 from synctalklip.avsyncnet.launch import average_statistics, passes, seed_draws
 from synctalklip.data.augment import Augmentation
 from synctalklip.data.dataset import MODALITIES, ClipDataset, Limits, frame_budget_batches, split_to_multiple
-from synctalklip.data.labels import DatasetError, FrameLabels, read_labels
-from synctalklip.data.manifest import Clip, read_manifest
+from synctalklip.data.manifest import Clip, DatasetError, FrameLabels, read_labels, read_manifest
 from synctalklip.data.text import Tokenizer
 from synctalklip.errors import SyncTalklipError
 

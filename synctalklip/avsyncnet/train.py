@@ -102,7 +102,7 @@ def _structure(cfg: DictConfig, kind: str) -> dict[str, Any]:
 
 def complete_sizes(node: DictConfig) -> None:
     """Fill in what follows from data and weights, so that a checkpoint's configuration rebuilds its model."""
-    from synctalklip.data.labels import label_classes
+    from synctalklip.data.manifest import label_classes
     from synctalklip.data.text import Tokenizer
 
     if node.model.channels_last and node.common.fp16:

@@ -114,6 +114,17 @@ def syncnet_windows(model: Any, faces: Tensor, mfcc: Tensor) -> tuple[Tensor, Te
     return torch.cat(video), torch.cat(audio)
 
 
+def syncnet_published(model: Any, faces: Tensor, mfcc: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as the published script batches them (joonson/syncnet_python): all pictures at once as float64, then as
+    float32, windows copied out of them by twenties."""
+    device = next(model.parameters()).device
+    pictures = model.pixels(faces).double().float()[None]
+    starts = torch.arange(len(faces) - 4).split(20)
+    lips = [torch.cat([pictures[:, :, i : i + 5] for i in part]).to(device) for part in starts]
+    sound = [torch.stack([mfcc[4 * i : 4 * i + 20].T for i in part])[:, None].to(device) for part in starts]
+    return torch.cat([model.embed_video(part) for part in lips]), torch.cat([model.embed_audio(part) for part in sound])
+
+
 def naive_paste(face: Tensor, matrix: Tensor, roi: Tensor) -> Tensor:
     """One face (3,H,W) into one ROI (h,w) through its matrix (2,3), bilinear by hand."""
     height, width = face.shape[-2:]

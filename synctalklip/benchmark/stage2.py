@@ -25,8 +25,20 @@ from synctalklip import checkpoint, losses
 from synctalklip.avsyncnet.config import AVSyncNetConfig
 from synctalklip.avsyncnet.model import AVSyncNet
 from synctalklip.benchmark import naive
-from synctalklip.benchmark.parts import COMPARISON, Part, Rows, Section, comparison, encoders, report, sized
-from synctalklip.benchmark.timing import Budget, Work, measure, seconds
+from synctalklip.benchmark.parts import (
+    COMPARISON,
+    Budget,
+    Part,
+    Rows,
+    Section,
+    Work,
+    comparison,
+    encoders,
+    measure,
+    report,
+    seconds,
+    sized,
+)
 from synctalklip.cli import to_dict
 from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.data.media import write_video, write_wav

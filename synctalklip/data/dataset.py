@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from synctalklip.data.augment import Augmentation, augment_rois
+from synctalklip.data.augment import Augmentation, NoiseMixer, augment_rois
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.features import audio_features, normalize_roi
-from synctalklip.data.labels import DatasetError, FrameLabels
-from synctalklip.data.manifest import Clip
-from synctalklip.data.noise import NoiseMixer
+from synctalklip.data.manifest import Clip, DatasetError, FrameLabels
 from synctalklip.data.text import EOS, PAD, Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from synctalklip.data.geometry import FaceError
+from synctalklip.data.geometry import CROP_RULES, S3FD, FaceError
 
 
 class FaceDetector(Protocol):
@@ -21,9 +21,13 @@ class FaceDetector(Protocol):
 
     Attributes:
         every: frames from one detection to the next while a face is followed.
+        finder: name of the network or method whose boxes they are.
     """
 
     every: int
+
+    @property
+    def finder(self) -> str: ...
 
     def detect(self, frame: np.ndarray) -> np.ndarray:
         """Faces of a frame, (H,W,3) uint8 BGR -> (N,5) float32 x1, y1, x2, y2, score."""
@@ -32,6 +36,18 @@ class FaceDetector(Protocol):
     def landmarks(self, frame: np.ndarray, box: np.ndarray) -> np.ndarray:
         """Landmarks of the face in a box, (H,W,3) uint8 BGR, (4,) or (5,) -> (68,2) float32 x, y."""
         ...
+
+
+def assert_crop_rule(rule: str, detector: FaceDetector) -> None:
+    """Refuse a rule that does not exist, or whose boxes this detector does not find.
+
+    Raises:
+        FaceError: see above.
+    """
+    if rule not in CROP_RULES:
+        raise FaceError(f"crop_rule is '{rule}'; use one of {', '.join(CROP_RULES)}")
+    if rule == S3FD and getattr(detector, "finder", None) != S3FD:
+        raise FaceError("crop_rule=s3fd needs the boxes of S3FD; add detector=face_alignment, with its weights")
 
 
 class DlibFaces:
@@ -46,6 +62,8 @@ class DlibFaces:
         max_side: the longer side of the picture that is searched first; larger frames are shrunk to it.
         threshold: least score; higher finds fewer false faces.
     """
+
+    finder = "hog"
 
     def __init__(self, every: int, upsample: int, max_side: int, threshold: float):
         import dlib
@@ -111,6 +129,8 @@ class FaceAlignmentFaces:
     Raises:
         FaceError: weight files that are missing or unreadable.
     """
+
+    finder = S3FD
 
     def __init__(self, every: int, weights: str | Path | None, device: str, threshold: float, compile: bool):
         import face_alignment

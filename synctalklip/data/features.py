@@ -1,6 +1,6 @@
 """Sound and mouth features, in torch: the one preprocessing of training, validation and inference.
 
-Legend: N sound samples at 16 kHz, F sound frames at 100 Hz, T video frames at 25 Hz, C cepstra or filters.
+Legend: N sound samples at 16 kHz or N faces, F sound frames at 100 Hz, T video frames at 25 Hz, C cepstra or filters.
 
 Sound stays in int16 scale (-32768..32767) everywhere; `cluster_mfcc` alone rescales it to +-1.
 `logfbank` and `mfcc` equal python_speech_features with its default settings (rectangular window).
@@ -24,11 +24,19 @@ CEPSTRA = 13
 AUDIO_DIM = STACK * FILTERS
 ROI_SIZE = 96
 CROP_SIZE = 88
+BGR_TO_GREY = (0.114, 0.587, 0.299)  # ITU-R BT.601
 ROI_MEAN, ROI_STD = 0.421, 0.165
 REACH = 2
 """Video frames on either side of a frame that its lip features depend on: the first kernel of AV-HuBERT spans five."""
 SYNC_FRAMES = 5
 """Video frames of a window of SyncNet (Chung and Zisserman 2016)."""
+
+MELS, MEL_STEPS = 80, 16
+"""Wav2Lip hears 16 steps of 80 mel bands with each video frame: 0.2 s from the frame on."""
+MEL_DIM = MELS * MEL_STEPS
+_MEL_WINDOW, _MEL_HOP, _MEL_RANGE = 800, 200, (55.0, 7600.0)  # samples, samples, Hz
+# Of Wav2Lip's normalisation: the loudest and the softest decibels that count, and what they become.
+_MEL_REFERENCE_DB, _MEL_FLOOR_DB, _MEL_LIMIT = 20.0, -100.0, 4.0
 
 _FRAME_SECONDS, _HOP_SECONDS = 0.025, 0.01
 _PREEMPHASIS = 0.97
@@ -103,6 +111,52 @@ def cluster_mfcc(wave: Wave) -> Tensor:
     cepstra = kaldi.mfcc(signal[None], sample_frequency=SAMPLE_RATE, use_energy=False).T
     deltas = compute_deltas(cepstra)
     return torch.cat([cepstra, deltas, compute_deltas(deltas)]).T.contiguous()
+
+
+def mel_spectrogram(wave: Wave) -> Tensor:
+    """Wav2Lip's mel spectrogram, normalised to -4..4.
+
+    Args:
+        wave: (N,) 16 kHz sound in int16 scale, more than 400 samples.
+
+    Returns:
+        (1 + N // 200, 80) float32, one row per 12.5 ms.
+
+    Raises:
+        SyncTalklipError: no sound, or too short to be mirrored at its ends.
+
+    Source: Rudrabha/Wav2Lip, audio.py and hparams.py (librosa 0.7): pre-emphasis 0.97, magnitudes of 800-sample Hann
+    windows centred every 200 samples and mirrored at the ends, 80 Slaney bands from 55 to 7600 Hz, decibels less 20,
+    -100..0 dB stretched to -4..4 and clipped. In float64 as there: soft bins lie far below loud ones.
+    """
+    signal = _as_signal(wave).double() / 32768.0
+    if len(signal) <= _MEL_WINDOW // 2:
+        raise SyncTalklipError(f"the sound has {len(signal)} samples: Wav2Lip's mel needs more than {_MEL_WINDOW // 2}")
+    signal = torch.cat([signal[:1], signal[1:] - _PREEMPHASIS * signal[:-1]])
+    window = torch.hann_window(_MEL_WINDOW, dtype=signal.dtype, device=signal.device)
+    bins = torch.stft(signal, _MEL_WINDOW, _MEL_HOP, window=window, pad_mode="reflect", return_complex=True).abs()
+    bands = (_slaney_bands().to(signal.device) @ bins).T
+    decibels = 20 * bands.clamp(min=10 ** (_MEL_FLOOR_DB / 20)).log10() - _MEL_REFERENCE_DB
+    scaled = 2 * _MEL_LIMIT * (decibels - _MEL_FLOOR_DB) / -_MEL_FLOOR_DB - _MEL_LIMIT
+    return scaled.clamp(-_MEL_LIMIT, _MEL_LIMIT).float()
+
+
+def mel_windows(wave: Wave, frames: int) -> Tensor:
+    """What Wav2Lip hears with each frame of a clip of `frames` video frames, as its published inference takes it.
+
+    The window of frame t begins at step int(3.2 t); frames whose window would leave the sound get its last 16 steps.
+
+    Args:
+        wave: (N,) 16 kHz sound in int16 scale; a sound shorter than 16 steps is filled with silence.
+        frames: T.
+
+    Returns:
+        (T, 1280) float32: 80 bands of 16 steps each.
+    """
+    signal = _as_signal(wave)
+    mel = mel_spectrogram(F.pad(signal, (0, max(MEL_STEPS * _MEL_HOP - len(signal), 0))))
+    starts = (torch.arange(frames) * (SAMPLE_RATE // _MEL_HOP) // 25).clamp(max=len(mel) - MEL_STEPS)
+    return mel.unfold(0, MEL_STEPS, 1)[starts.to(mel.device)].flatten(1)
 
 
 def stack(features: Tensor, order: int = STACK) -> Tensor:
@@ -190,6 +244,49 @@ def normalize_roi(
     return window.float().mul(scale / ROI_STD).sub(ROI_MEAN / ROI_STD)
 
 
+@cache
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Numbers that are copied to a GPU anew in every step would make it wait for the processor.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def faces_to_rois(faces: Tensor, matrices: Tensor, rois: Tensor) -> Tensor:
+    """Paste generated faces into their mouth ROIs, as the lip expert sees them; differentiable in all inputs.
+
+    One grid_sample for the batch. ROI pixels outside the face crop keep `rois`, and no gradient reaches the face
+    from there.
+
+    Args:
+        faces: (N,3,H,W) float BGR in 0..1.
+        matrices: (N,2,3) face-crop pixels -> ROI pixels.
+        rois: (N,h,w) float grey in 0..1, the ROIs of the same frames.
+
+    Returns:
+        (N,h,w) grey in 0..1.
+    """
+    height, width = faces.shape[-2:]
+    rows, columns = rois.shape[-2:]
+    weights = _constant(BGR_TO_GREY, faces.dtype, faces.device).view(1, 3, 1, 1)
+    grey = (faces * weights).sum(dim=1, keepdim=True)
+    # The coordinates stay in float32 even if the faces come in half precision: 8 bits cannot hold them.
+    matrices = matrices.float()
+    y, x = torch.meshgrid(
+        torch.arange(rows, device=faces.device, dtype=torch.float32),
+        torch.arange(columns, device=faces.device, dtype=torch.float32),
+        indexing="ij",
+    )
+    offsets = torch.stack([x, y]).flatten(1) - matrices[:, :, 2:]
+    a, b, c, d = matrices[:, :, :2].flatten(1).unbind(dim=1)
+    inverse = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / (a * d - b * c).view(-1, 1, 1)
+    places = torch.einsum("nij,njk->nki", inverse, offsets).view(-1, rows, columns, 2)
+    last = _constant((width - 1, height - 1), places.dtype, places.device)
+    inside = ((places >= 0) & (places <= last)).all(dim=-1)
+    grid = (places / last * 2 - 1).to(grey.dtype)
+    warped = F.grid_sample(grey, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return torch.where(inside, warped[:, 0], rois.to(warped.dtype))
+
+
 def _as_signal(wave: Wave) -> Tensor:
     signal = torch.as_tensor(wave)
     if signal.ndim != 1 or signal.numel() == 0:
@@ -232,6 +329,15 @@ def _mel_filters(sample_rate: int, fft_size: int) -> Tensor:
     rising = np.where((bins >= low) & (bins < peak), (bins - low) / np.maximum(peak - low, 1), 0)
     falling = np.where((bins >= peak) & (bins < high), (high - bins) / np.maximum(high - peak, 1), 0)
     return torch.from_numpy(rising + falling).float()
+
+
+@cache
+def _slaney_bands() -> Tensor:
+    """Triangular filters of unit area over the bins of the transform, (80, 401) float64."""
+    from torchaudio.functional import melscale_fbanks
+
+    bands = melscale_fbanks(_MEL_WINDOW // 2 + 1, *_MEL_RANGE, MELS, SAMPLE_RATE, "slaney", "slaney")
+    return bands.T.double()
 
 
 @cache

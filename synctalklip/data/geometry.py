@@ -26,6 +26,9 @@ FACE_CENTRE = np.array([129.0, 136.0])
 FACE_SIDE = 164.0
 # How mouth ROIs are cut: aligned by landmarks (AV-HuBERT), or the middle of the frame (the public TalkLip recipe).
 ROI_MODES = ("landmark", "center88")
+# How face crops are cut: around the mean face by landmarks, or as TalkLip and Wav2Lip saw them in their training.
+LANDMARKS, S3FD = "landmarks", "s3fd"
+CROP_RULES = (LANDMARKS, S3FD)
 # Side of an LRS frame; the recipe looks at the 88x88 pixels in its middle.
 CENTRE_FRAME = 160
 
@@ -144,6 +147,29 @@ def geometry(landmarks: np.ndarray, window: int = 11, mouth_window: int = 5) -> 
     linear = transforms[:, :, :2]
     matrices = np.concatenate([linear * pixel, linear @ corner + transforms[:, :, 2:]], axis=2)
     return Geometry(*(array.astype(np.float32) for array in (boxes, transforms, matrices)))
+
+
+def found_boxes(cuts: Geometry, boxes: np.ndarray, width: int, height: int) -> Geometry:
+    """The same mouth ROIs with the face crops of the public systems: the detector's own boxes, frame by frame.
+
+    Whole pixels inside the frame, not square, neither smoothed nor padded (Sxjdwang/TalkLip, utils/data_avhubert.py;
+    Rudrabha/Wav2Lip, preprocess.py).
+
+    Args:
+        cuts: what `geometry` gave.
+        boxes: (T,4) x1, y1, x2, y2 that S3FD found.
+        width: of the frames. height: of the frames.
+    """
+    # Their crop is frame[y1:y2, x1:x2]; the edges of its pixels are half a pixel outside their centres.
+    low, high = np.trunc(np.clip(boxes, 0, None)), [width, height] * 2
+    edges = np.minimum(low, high).astype(np.float64) - 0.5
+    pixel = (edges[:, 2:] - edges[:, :2]) / FACE_SIZE
+    if not (pixel > 0).all():
+        raise FaceError("the face found in a frame lies outside it; use crop_rule=landmarks")
+    linear = cuts.transforms[:, :, :2].astype(np.float64)
+    corner = np.einsum("tij,tj->ti", linear, edges[:, :2] + pixel / 2) + cuts.transforms[:, :, 2]
+    matrices = np.concatenate([linear * pixel[:, None], corner[:, :, None]], axis=2)
+    return Geometry(edges.astype(np.float32), cuts.transforms, matrices.astype(np.float32))
 
 
 def centre_rois(cuts: Geometry, width: int, height: int) -> Geometry:

@@ -18,15 +18,17 @@ import numpy as np
 
 from synctalklip.cli import build
 from synctalklip.data import media
-from synctalklip.data.detectors import FaceDetector
+from synctalklip.data.detectors import FaceDetector, assert_crop_rule
 from synctalklip.data.geometry import (
     FACE_SIZE,
+    LANDMARKS,
     ROI_MODES,
     ROI_SIZE,
     FaceError,
     centre_rois,
     crop_face,
     crop_roi,
+    found_boxes,
     geometry,
 )
 from synctalklip.data.layouts import SourceClip
@@ -52,6 +54,7 @@ class Settings:
         max_frames: longer clips are rejected, None for any length.
         min_detected: share of the frames that must show the face.
         roi_mode: how mouth ROIs are cut, one of `geometry.ROI_MODES`.
+        crop_rule: how face crops are cut, one of `geometry.CROP_RULES`.
     """
 
     crf: float
@@ -59,6 +62,7 @@ class Settings:
     max_frames: int | None
     min_detected: float
     roi_mode: str
+    crop_rule: str = LANDMARKS
 
     def __post_init__(self) -> None:
         if self.roi_mode not in ROI_MODES:
@@ -110,6 +114,7 @@ def make_task(prepared: Path, settings: Settings, face: Mapping) -> Callable[[So
         face: config of the detector, with `_target_`.
     """
     detector = build(dict(face))
+    assert_crop_rule(settings.crop_rule, detector)
     cv2.setNumThreads(1)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -121,7 +126,9 @@ def make_task(prepared: Path, settings: Settings, face: Mapping) -> Callable[[So
 def _recipe(settings: Settings, face: Mapping) -> str:
     # Where the network runs does not change what it is asked to do.
     face = {key: value for key, value in face.items() if key not in ("device", "compile")}
-    return json.dumps([PREPARATION, asdict(settings), face], sort_keys=True, default=str)
+    # Clips that were prepared before there was a choice are cut by landmarks.
+    said = {key: value for key, value in asdict(settings).items() if (key, value) != ("crop_rule", LANDMARKS)}
+    return json.dumps([PREPARATION, said, face], sort_keys=True, default=str)
 
 
 def _fingerprint(clip: SourceClip, recipe: str, stamp: Callable[[Path], Any]) -> str:
@@ -249,6 +256,8 @@ def _counted(video: Path, max_frames: int | None) -> Iterator[np.ndarray]:
 def _write_crops(video: Path, track: Track, outputs: dict[str, Path], settings: Settings) -> None:
     height, width = next(iter(media.read_frames(video))).shape[:2]
     cuts, crf = geometry(track.landmarks), settings.crf
+    if settings.crop_rule != LANDMARKS:
+        cuts = found_boxes(cuts, track.boxes, width, height)
     if settings.roi_mode == "center88":
         cuts = centre_rois(cuts, width, height)
     with (

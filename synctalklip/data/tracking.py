@@ -29,10 +29,13 @@ class Track:
     Attributes:
         landmarks: (T,68,2) float32 in pixels of the frames; gaps are interpolated, the ends are held.
         detected: (T,) bool, frames in which the face was seen.
+        boxes: (T,4) float32, what the detector found around the face; between two of its runs the box moves with the
+            landmarks, gaps are filled as theirs are.
     """
 
     landmarks: np.ndarray
     detected: np.ndarray
+    boxes: np.ndarray
 
     @property
     def share(self) -> float:
@@ -127,6 +130,7 @@ class FaceFollower:
     def __init__(self, detector: FaceDetector, rule: str | int):
         self.detector, self.rule = detector, rule
         self.landmarks: list[np.ndarray | None] = []
+        self.boxes: list[np.ndarray | None] = []
         self._box: np.ndarray | None = None
         # Faces that were seen beside this one: it does not become one of them when it is gone.
         self._others = np.zeros((0, 4), np.float32)
@@ -160,6 +164,7 @@ class FaceFollower:
     def skip(self, frames: int) -> None:
         """Take that many frames as ones without the face."""
         self.landmarks += [None] * frames
+        self.boxes += [None] * frames
         self._lost += frames
 
     def track(self) -> Track | None:
@@ -167,11 +172,7 @@ class FaceFollower:
         detected = np.array([found is not None for found in self.landmarks])
         if not detected.any():
             return None
-        seen = np.flatnonzero(detected)
-        known = np.stack([found for found in self.landmarks if found is not None]).reshape(len(seen), -1)
-        every = np.arange(len(detected))
-        filled = np.stack([np.interp(every, seen, column) for column in known.T], axis=1)
-        return Track(filled.reshape(len(detected), -1, 2).astype(np.float32), detected)
+        return Track(_filled(self.landmarks, detected), detected, _filled(self.boxes, detected))
 
     def _seen(self, frame: np.ndarray) -> np.ndarray | None:
         """Box of the followed face in a frame, or of the chosen one when none is followed yet."""
@@ -203,7 +204,7 @@ class FaceFollower:
     def _detect(self, frame: np.ndarray) -> bool:
         box = self._seen(frame)
         if box is None:
-            self.landmarks.append(None)
+            self._append(None, None)
             self._lost += 1
             return False
         points = self.detector.landmarks(frame, box)
@@ -211,8 +212,12 @@ class FaceFollower:
         # What the box looks like from the mean face, to move it along with the landmarks.
         corners = np.asarray(box, np.float64).reshape(1, 2, 2)
         self._on_canvas = apply(_upright(points), corners)
-        self.landmarks.append(points)
+        self._append(points, box)
         return True
+
+    def _append(self, points: np.ndarray | None, box: np.ndarray | None) -> None:
+        self.landmarks.append(points)
+        self.boxes.append(box)
 
     def _follow(self, frame: np.ndarray) -> None:
         """Landmarks within the last box, moved and scaled as the landmarks did since it was found."""
@@ -222,14 +227,14 @@ class FaceFollower:
         scale = matrix[:, 0, 0]
         corners = (self._on_canvas - matrix[:, None, :, 2]) / scale
         self._box = corners.reshape(4).astype(np.float32)
-        self.landmarks.append(self.detector.landmarks(frame, self._box))
+        self._append(self.detector.landmarks(frame, self._box), self._box)
 
     def _recheck(self) -> None:
         gone = False
         for place, frame in self._waiting:
             gone = gone or self._seen(frame) is None
             if gone:
-                self.landmarks[place] = None
+                self.landmarks[place] = self.boxes[place] = None
                 self._lost += 1
         self._waiting = []
 
@@ -274,3 +279,12 @@ def track_face(frames: Iterable[np.ndarray], detector: FaceDetector, rule: str |
 def no_face(frames: int) -> FaceError:
     """What is said of a video whose `frames` frames show nobody."""
     return FaceError(f"no face was found in {frames} frames; the video must show a face from the front")
+
+
+def _filled(values: list[np.ndarray | None], detected: np.ndarray) -> np.ndarray:
+    """An array for every frame (T,...) float32: gaps interpolated, the ends held."""
+    seen = np.flatnonzero(detected)
+    known = np.stack([value for value in values if value is not None])
+    every = np.arange(len(values))
+    columns = [np.interp(every, seen, column) for column in known.reshape(len(seen), -1).T]
+    return np.stack(columns, axis=1).reshape(len(values), *known.shape[1:]).astype(np.float32)

@@ -25,8 +25,7 @@ from synctalklip.data.workers import WorkerDied, run_in_workers
 from synctalklip.device import choose_device, choose_precision, record_precision
 from synctalklip.errors import MetricError
 from synctalklip.evaluation.judges import SYNCNETS, describe_judges, load_judges
-from synctalklip.evaluation.methods import IDENTITY_FRAME, Videos, open_method
-from synctalklip.evaluation.pairs import Pair, pair_clips, write_jobs
+from synctalklip.evaluation.methods import IDENTITY_FRAME, Pair, Videos, open_method, pair_clips, write_jobs
 from synctalklip.evaluation.scoring import ScoreCache, Scored, Scorer, digest, faces_path, pair_facts
 from synctalklip.evaluation.strip import evenly, write_strips
 from synctalklip.tables.render import write_rows

@@ -22,7 +22,7 @@ from synctalklip.errors import MetricError
 from synctalklip.evaluation.lips import LipJudge, describe_lips
 from synctalklip.evaluation.methods import Method
 from synctalklip.metrics.avs import AVExpert
-from synctalklip.metrics.quality import Perceptual, open_lpips
+from synctalklip.metrics.image import Perceptual, open_lpips
 from synctalklip.syncnet.lse import AnySyncNet, SyncNetInfo, assert_protocol, load_syncnet
 
 SYNCNETS = ("syncnet", "syncnet2")
@@ -141,6 +141,8 @@ def _describe_syncnet(node: DictConfig, key: str, method: Method) -> dict[str, A
     model, info = load_syncnet(node.path)
     assert_protocol(model, node.protocol)
     entry = _entry(info.name, node.path) | {"ends": model.ends, "protocol": node.protocol}
+    if model.window_rule is not None:
+        entry["windows"] = model.window_rule
     expert = None if method.file is None else sync_expert_of(method.file)
     if expert is not None and expert.is_twin_of(info):
         entry["twin"] = f"its expert {expert.name}"

@@ -23,17 +23,16 @@ from omegaconf import DictConfig
 from synctalklip.checkpoint import REFUSED_WRITES, reason_of, write_atomically
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.face import faces_to_rois
+from synctalklip.data.features import faces_to_rois
 from synctalklip.data.manifest import Clip
 from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.evaluation.judges import Judges
-from synctalklip.evaluation.methods import Method, VideoError
-from synctalklip.evaluation.pairs import Pair
+from synctalklip.evaluation.methods import Method, Pair, VideoError
 from synctalklip.evaluation.strip import draw_strip
 from synctalklip.metrics.avs import score_avs
+from synctalklip.metrics.image import score_faces, score_frames
 from synctalklip.metrics.intelligibility import character_counts, word_counts
 from synctalklip.metrics.openness import score_openness
-from synctalklip.metrics.quality import score_faces, score_frames
 from synctalklip.syncnet.lse import LSE, score_clip
 
 WHOLE_FRAME_SIDE = 224
@@ -109,7 +108,7 @@ class Scorer:
             result.row |= self._quality(reader, faces)
         for key, model in judges.syncnets.items():
             seen = self._seen(reader, faces, self.cfg[key].protocol)
-            score = score_clip(model, seen, reader.mfcc(0), self.cfg[key].max_shift)
+            score = score_clip(model, seen, reader.mfcc(0), self.cfg[key].max_shift, len(reader.wave(0)))
             result.row |= sync_columns(score, "" if key == "syncnet" else f"{key}.")
             if key == "syncnet":
                 result.curve = list(zip(score.shifts, score.curve, strict=True))

@@ -1,9 +1,10 @@
 """A generator made fast for use: batch norms folded, channels last, weights in the precision of the arithmetic.
 
-Legend: N images, D embedding.
+Legend: N images or samples, T video frames at 25 Hz, F values a frame that a model hears, D embedding.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from synctalklip.data.features import audio_features
 from synctalklip.device import choose_precision
 from synctalklip.generator.unet import UPPER_ROWS, UNetGenerator, generator_input
 
@@ -19,12 +21,18 @@ class TalkingFace(Protocol):
     """What inference asks of a model; `TalkingFaceGenerator` is one."""
 
     def encode_speech(self, audio: Tensor, padding_mask: Tensor) -> Tensor:
-        """(1,104,T), (1,T) -> (1,T,D)."""
+        """(1,F,T) of `speech_features_of`, (1,T) -> (1,T,D)."""
         ...
 
     def __call__(self, faces: Tensor, speech: Tensor) -> Tensor:
         """(N,6,96,96) in 0..1, (N,D) -> (N,3,96,96) in 0..1."""
         ...
+
+
+def speech_features_of(model: TalkingFace) -> Callable[[np.ndarray, int], Tensor]:
+    """What a model hears of a sound (N,) and a number of frames T, (T,F): AV-HuBERT's input where it has none of its
+    own (Wav2Lip's generator has)."""
+    return getattr(model, "speech_features", audio_features)
 
 
 class FusedGenerator:
@@ -73,7 +81,7 @@ def paint_clip(
     model: TalkingFace,
     fused: FusedGenerator,
     faces: np.ndarray,
-    logfbank: Tensor,
+    features: Tensor,
     identity: int = 0,
     batch_size: int = 64,
 ) -> np.ndarray:
@@ -83,7 +91,7 @@ def paint_clip(
         model: encodes the sound.
         fused: of this model.
         faces: (T,96,96,3) uint8 BGR, kept as they are.
-        logfbank: (T,104), see `ClipReader.logfbank`.
+        features: (T,F), see `speech_features_of`.
         identity: the frame that shows who it is.
         batch_size: frames painted at once.
 
@@ -91,7 +99,7 @@ def paint_clip(
         (T,96,96,3) uint8 BGR.
     """
     painted = faces.copy()
-    audio = torch.as_tensor(logfbank, dtype=torch.float32).T[None].to(fused.device)
+    audio = torch.as_tensor(features, dtype=torch.float32).T[None].to(fused.device)
     speech = model.encode_speech(audio, torch.zeros(1, len(faces), dtype=torch.bool, device=fused.device))[0]
     for start in range(0, len(faces), batch_size):
         rows = slice(start, start + batch_size)

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from synctalklip import checkpoint
 from synctalklip.avsyncnet.model import AVHubert, AVHubertConfig
 from synctalklip.checkpoint import CheckpointError
+from synctalklip.data.features import MEL_STEPS, MELS, mel_windows
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.unet import UNetGenerator
+from synctalklip.generator.unet import ConvBlock, UNetGenerator
 
 KIND, DISCRIMINATOR_KIND = "generator", "discriminator"
+WAV2LIP = "wav2lip"
 TRAINABLE = ("none", "last", "all")
 
 
@@ -155,8 +157,54 @@ class TalkingFaceGenerator(UNetGenerator):
         }
 
 
-def build_generator(description: Mapping[str, Any]) -> TalkingFaceGenerator:
-    """Inverse of `TalkingFaceGenerator.describe`; the weights are not set."""
+class Wav2LipGenerator(UNetGenerator):
+    """Wav2Lip's own generator (Rudrabha/Wav2Lip, models/wav2lip.py): the public U-Net, which hears by convolutions.
+
+    State-dict names are those of `wav2lip.pth` and `wav2lip_gan.pth`. It is painted with, not trained here: the variant
+    `wav2lip` trains in the harness of the others.
+    """
+
+    # It saw no mouth ROIs, so that it goes with clips of any mode.
+    roi_mode = None
+
+    def __init__(self) -> None:
+        super().__init__(512)
+        self.audio_map = nn.Identity()
+        layers: list[nn.Module] = []
+        cin = 1
+        for cout, stride, residuals in ((32, 1, 2), (64, (3, 1), 2), (128, 3, 2), (256, (3, 2), 1)):
+            layers.append(ConvBlock(cin, cout, 3, stride, 1))
+            layers += [ConvBlock(cout, cout, 3, 1, 1, residual=True) for _ in range(residuals)]
+            cin = cout
+        self.audio_encoder = nn.Sequential(*layers, ConvBlock(256, 512, 3), ConvBlock(512, 512, 1))
+
+    speech_features = staticmethod(mel_windows)
+
+    def encode_speech(self, audio: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Mel windows to one embedding a frame; a frame hears nothing of the others, so that padding does no harm.
+
+        Args:
+            audio: (B,1280,T), from `synctalklip.data.features.mel_windows`.
+            padding_mask: not looked at.
+
+        Returns:
+            (B,T,512).
+        """
+        windows = audio.transpose(1, 2).reshape(-1, 1, MELS, MEL_STEPS)
+        return self.audio_encoder(windows).reshape(len(audio), audio.shape[2], -1)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that `build_generator` needs, in plain containers."""
+        return {"structure": WAV2LIP}
+
+
+AnyGenerator = TalkingFaceGenerator | Wav2LipGenerator
+
+
+def build_generator(description: Mapping[str, Any]) -> AnyGenerator:
+    """Inverse of `describe`; the weights are not set."""
+    if description.get("structure") == WAV2LIP:
+        return Wav2LipGenerator()
     sizes = {key: value for key, value in description.items() if key != "encoder"}
     return TalkingFaceGenerator(AVHubertConfig(**description["encoder"]), **sizes)
 
@@ -194,13 +242,11 @@ def save_generator(
     )
 
 
-def load_generator(
-    path: str | Path, device: str | torch.device = "cpu", roi_mode: str | None = None
-) -> TalkingFaceGenerator:
+def load_generator(path: str | Path, device: str | torch.device = "cpu", roi_mode: str | None = None) -> AnyGenerator:
     """Read a trained generator, in eval mode.
 
     Args:
-        path: `generator.pt` of a run.
+        path: `generator.pt` of a run, or a public one that `scripts/convert_checkpoint.py` converted.
         device: where it goes.
         roi_mode: if given, the mode it must have been trained with.
 
@@ -217,7 +263,7 @@ def load_generator(
             f"{path}: its description of the model does not fit this version ({error}); train it again"
         ) from error
     checkpoint.load_weights(generator, weights, path)
-    if roi_mode is not None and generator.roi_mode != roi_mode:
+    if roi_mode is not None and generator.roi_mode not in (None, roi_mode):
         raise CheckpointError(
             f"{path}: was trained on '{generator.roi_mode}' mouth ROIs, these clips have '{roi_mode}' ones; "
             "prepare the clips with that mode or train on them"

@@ -19,7 +19,7 @@ from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.discriminator import Discriminator
 from synctalklip.generator.model import DISCRIMINATOR_KIND, KIND, TalkingFaceGenerator, start_from
 from synctalklip.generator.optim import adam
-from synctalklip.syncnet.expert import SyncExpert
+from synctalklip.syncnet.lse import SyncExpert
 
 AVERAGE_FILE, AVERAGE_KIND = "ema.pt", "ema"
 

@@ -18,13 +18,12 @@ from torch.nn import functional
 from synctalklip import losses
 from synctalklip.avsyncnet.config import LAST
 from synctalklip.avsyncnet.expert import Expert
-from synctalklip.data.face import faces_to_rois
-from synctalklip.data.features import CROP_SIZE, normalize_roi
+from synctalklip.data.features import CROP_SIZE, faces_to_rois, normalize_roi
 from synctalklip.errors import SyncTalklipError
+from synctalklip.generator.batches import FeatureCache
 from synctalklip.generator.contrastive import Contrastive
-from synctalklip.generator.feature_cache import FeatureCache
-from synctalklip.generator.schedule import LossSchedule
-from synctalklip.syncnet.expert import SyncExpert
+from synctalklip.generator.optim import LossSchedule
+from synctalklip.syncnet.lse import SyncExpert
 
 PREFIX = "lambda_"
 NEIGHBOURS = ("shown", "hidden", "apart")

@@ -62,6 +62,11 @@ class WatchedFaces:
     def __init__(self, detector: FaceDetector, watch: Stopwatch):
         self.every, self._detector, self._watch = detector.every, detector, watch
 
+    @property
+    def finder(self) -> str:
+        """See `FaceDetector`."""
+        return self._detector.finder
+
     def detect(self, frame: np.ndarray) -> np.ndarray:
         """See `FaceDetector.detect`."""
         with self._watch.phase("detect"):

@@ -28,21 +28,20 @@ from synctalklip.checkpoint import StateFolder
 from synctalklip.device import Precision, choose_device, choose_precision, record_precision
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.balance import BATCHES, Balance, gradient_norms
+from synctalklip.generator.batches import FeatureCache, StageTwoData
 from synctalklip.generator.discriminator import readonly
-from synctalklip.generator.feature_cache import FeatureCache
-from synctalklip.generator.loaders import StageTwoData
 from synctalklip.generator.model import TalkingFaceGenerator, save_generator
 from synctalklip.generator.monitor import CollapseMonitor, Meters, RunLog, discriminator_scalars, mouth_motion
 from synctalklip.generator.networks import TrainStep, build_networks, load_average, save_average, update_average
 from synctalklip.generator.objective import Objective, Painted
 from synctalklip.generator.optim import (
+    EncoderSwitch,
     FiniteGuard,
     learning_rate_factor,
     set_learning_rate,
     set_settings,
     settings_of,
 )
-from synctalklip.generator.schedule import EncoderSwitch
 from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.generator.unet import generator_input, to_unit
 from synctalklip.generator.validation import COLUMNS, Samples, validate

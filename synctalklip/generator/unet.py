@@ -52,7 +52,15 @@ def to_unit(images: Tensor) -> Tensor:
 class ConvBlock(nn.Module):
     """Convolution, batch norm, optional residual sum, ReLU; (N,C,H,W) -> (N,C',H',W')."""
 
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, padding: int = 0, residual: bool = False):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        kernel: int,
+        stride: int | tuple[int, int] = 1,
+        padding: int = 0,
+        residual: bool = False,
+    ):
         super().__init__()
         convolution = nn.Conv2d(cin, cout, kernel, stride, padding)
         self.conv_block = nn.Sequential(convolution, nn.BatchNorm2d(cout))
@@ -146,7 +154,7 @@ class UNetGenerator(nn.Module):
         painted = scale_channels(32, width, least_channels)
         self.speech_dim = speech_dim
         self.face_encoder_blocks = _encoder_blocks(encoder, full)
-        self.audio_map = nn.Linear(speech_dim, entry)
+        self.audio_map: nn.Module = nn.Linear(speech_dim, entry)
         self.face_decoder_blocks = _decoder_blocks(entry, encoder, decoder, full)
         levels = decoder if speech == "levels" else []
         self.level_maps = nn.ModuleList(nn.Linear(speech_dim, channels) for channels in levels)

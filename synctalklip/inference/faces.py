@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from synctalklip.data import media
-from synctalklip.data.detectors import FaceDetector
-from synctalklip.data.geometry import FACE_SIZE, FaceError, crop_face, geometry
+from synctalklip.data.detectors import FaceDetector, assert_crop_rule
+from synctalklip.data.geometry import FACE_SIZE, S3FD, FaceError, crop_face, found_boxes, geometry
 from synctalklip.data.shots import ALL, Shot, follow_shots
 from synctalklip.data.tracking import Track
 from synctalklip.errors import SyncTalklipError
@@ -85,6 +85,7 @@ class FirstPass:
         self.video, self.fps, self.options, self.syncnet = video, fps, options, syncnet
         self.detector, self.watch, self.meter = WatchedFaces(detector, watch), watch, meter
         self.window = max(1, round(options.smoothing * fps))
+        assert_crop_rule(options.crop_rule, detector)
 
     def find(self, rules: Sequence[str | int], spoken: int) -> Found:
         """Follow the faces through the frames that the speech covers.
@@ -131,8 +132,12 @@ class FirstPass:
         return who_speaks(self.syncnet, faces, sound_of_shot(wave, shot.start, len(order), self.fps), sizes)
 
     def _boxes(self, track: Track) -> np.ndarray:
-        """Smoothed face boxes of a track, (T,4)."""
-        return geometry(track.landmarks, window=self.window).boxes
+        """Face boxes of a track by the rule of the crops, (T,4)."""
+        cuts = geometry(track.landmarks, window=self.window)
+        if self.options.crop_rule == S3FD:
+            shown = media.probe(self.video)
+            cuts = found_boxes(cuts, track.boxes, shown.width, shown.height)
+        return cuts.boxes
 
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
         return enumerate(self.watch.watch(media.read_frames(self.video, self.fps), "decode"))

@@ -37,6 +37,7 @@ class Options:
             of each shot whose lips are closest together; the index of a frame counts for its shot.
         sampling: speech at times between two embeddings: "linear" or "nearest".
         longest_gap: seconds without a detected face that are painted nevertheless.
+        crop_rule: how face crops are cut, one of `geometry.CROP_RULES`.
         smoothing: seconds of the moving mean of the face box, as in preparation.
         shape: what of the painted half is shown: "face", without the corners beside the chin, or "box", all of it.
         feather: width of the soft edge inside the painted region, as a fraction of the box.
@@ -58,6 +59,7 @@ class Options:
     identity: str | int
     sampling: str
     longest_gap: float
+    crop_rule: str
     smoothing: float
     shape: str
     feather: float

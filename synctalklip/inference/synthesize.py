@@ -18,7 +18,7 @@ from synctalklip.data import media
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.data.geometry import FACE_SIZE, crop_face, paste_face
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.fused import FusedGenerator, TalkingFace
+from synctalklip.generator.fused import FusedGenerator, TalkingFace, speech_features_of
 from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.generator.unet import UPPER_ROWS
 from synctalklip.inference.faces import FacePlan, FirstPass
@@ -157,7 +157,7 @@ class Painter:
         self.voices, self.faces, self.options, self.watch = voices, faces, options, watch
         self.fused = FusedGenerator(model, options.precision, device)
         self.offset = Fraction(options.audio_offset_ms) / 1000
-        settings = options.speech_chunk, options.speech_context, options.sampling, device
+        settings = options.speech_chunk, options.speech_context, options.sampling, device, speech_features_of(model)
         self.speech = [SpeechEmbeddings(model.encode_speech, voice.wave, *settings) for voice in voices]
         self.painted = self.missing = 0
 

@@ -92,16 +92,17 @@ def fill_short_gaps(detected: np.ndarray, longest: int) -> np.ndarray:
 class SpeechEmbeddings:
     """Embeddings of a speech at any time, encoded piece by piece so that memory does not grow with length.
 
-    The rows of a piece come from `audio_features`, as in training: row t belongs to the frame shown at
+    The rows of a piece come from `features`, as in training: row t belongs to the frame shown at
     t / 25 s. Each piece is encoded with `context` rows on both sides that are then dropped.
 
     Args:
-        encode: (audio (1,104,T), padding_mask (1,T)) -> (1,T,D), a generator's `encode_speech`.
+        encode: (audio (1,F,T), padding_mask (1,T)) -> (1,T,D), a generator's `encode_speech`.
         wave: (N,) int16 at 16 kHz.
         chunk: rows in a piece; a speech that fits into one is encoded as a whole.
         context: rows of context on each side of a piece, at least one.
         sampling: "linear" blends the two rows around a time, "nearest" takes the closer one.
         device: where the encoder lives.
+        features: (wave, T) -> (T,F), see `fused.speech_features_of`.
     """
 
     def __init__(
@@ -112,7 +113,9 @@ class SpeechEmbeddings:
         context: int,
         sampling: str,
         device: torch.device | str = "cpu",
+        features: Callable[[np.ndarray, int], torch.Tensor] = audio_features,
     ):
+        self._features = features
         self.rows = max(1, math.ceil(len(wave) / SAMPLES_PER_ROW))
         self._encode, self._wave, self._device = encode, wave, device
         self._chunk, self._context, self._sampling = chunk, context, sampling
@@ -124,7 +127,7 @@ class SpeechEmbeddings:
             start, stop = number * self._chunk, min((number + 1) * self._chunk, self.rows)
             first, last = max(0, start - self._context), min(stop + self._context, self.rows)
             wave = self._wave[first * SAMPLES_PER_ROW : last * SAMPLES_PER_ROW]
-            audio = audio_features(wave, last - first).T[None].to(self._device)
+            audio = self._features(wave, last - first).T[None].to(self._device)
             mask = torch.zeros(1, last - first, dtype=torch.bool, device=self._device)
             self._pieces[number] = self._encode(audio, mask)[0, start - first : stop - first].clone()
             while len(self._pieces) > 2:

@@ -26,7 +26,7 @@ from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.model import AVSyncNet
 from synctalklip.checkpoint import CheckpointError
 from synctalklip.data.text import TextError, Tokenizer
-from synctalklip.public_weights.pickle import Inert, plain
+from synctalklip.public_weights.pickle import Inert, load_public, plain
 
 PRETRAIN_MODEL, SEQ2SEQ_MODEL, TASK = "av_hubert", "av_hubert_seq2seq", "av_hubert_pretraining"
 
@@ -95,6 +95,7 @@ class StageOne:
         roi_mode: how its mouth regions were cut, None when the file does not say.
         unknown_keys: settings in the file that neither side knows.
         left_out: tensors and other parts of the file that are not taken.
+        heads_from: where the number of attention heads was found when the file itself does not say it.
     """
 
     kind: str
@@ -106,6 +107,7 @@ class StageOne:
     roi_mode: str | None
     unknown_keys: list[str]
     left_out: list[str]
+    heads_from: str | None = None
 
     @property
     def parameters(self) -> int:
@@ -114,25 +116,27 @@ class StageOne:
         return sum(value.numel() for name, value in self.weights.items() if not name.endswith(counted))
 
 
-def read_stage_one(state: Mapping[str, Any], path: str | Path) -> StageOne:
+def read_stage_one(state: Mapping[str, Any], path: str | Path, heads: int | None = None) -> StageOne:
     """Understand the content of a fairseq checkpoint.
 
     Args:
         state: from `load_public`.
         path: of the file, for messages.
+        heads: attention heads of its encoder, where neither the file nor the one that it began from says it.
 
     Raises:
         CheckpointError: not of stage 1, with another structure than the public one, or at odds with itself.
     """
     cfg = _configuration(state, path)
     name = cfg["model"].get("_name")
+    heads_from = _complete_pretraining(cfg, path)
     if name not in PRETRAINED + FINE_TUNED:
         raise CheckpointError(f"{path}: is a fairseq {name!r} model; give an av_hubert or av_hubert_seq2seq one")
     weights, left_out = _weights(state, path)
     fine_tuned = name in FINE_TUNED
     stored_task = state.get("task_state")
     task = stored_task if isinstance(stored_task, Mapping) else {}
-    config = _structure(cfg, weights, fine_tuned, path)
+    config, guessed = _structure(cfg, weights, fine_tuned, path, heads)
     sizes = _label_sizes(task, weights, fine_tuned)
     tokenizer = _tokenizer(task, cfg.get("task") or {}, config["vocab_size"], path) if fine_tuned else None
     _assert_buildable(config, weights, sizes, fine_tuned, path)
@@ -147,6 +151,7 @@ def read_stage_one(state: Mapping[str, Any], path: str | Path) -> StageOne:
         task.get("roi_mode"),
         _unknown(cfg, name),
         left_out,
+        guessed or heads_from,
     )
 
 
@@ -169,6 +174,21 @@ def _configuration(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]
             model["w2v_args"] = inner
         return {"model": model, "task": dict(flat)}
     raise CheckpointError(f"{path}: has weights but no configuration (cfg or args); get the file from its authors")
+
+
+def _complete_pretraining(cfg: dict[str, Any], path: str | Path) -> str | None:
+    """Public training stores no `w2v_args`, but names the file it began from; its configuration, where it is here.
+
+    Returns:
+        What to tell of it, None where nothing was read.
+    """
+    begun = cfg["model"].get("w2v_path")
+    if cfg["model"].get("_name") != SEQ2SEQ_MODEL or cfg["model"].get("w2v_args"):
+        return None
+    if not isinstance(begun, str) or not Path(begun).is_file():
+        return None
+    cfg["model"]["w2v_args"] = _configuration(load_public(begun), begun)
+    return f"{begun}, which {path} began from"
 
 
 def _plain(stored: Any, path: str | Path) -> Any:
@@ -197,8 +217,10 @@ def _weights(state: Mapping[str, Any], path: str | Path) -> tuple[dict[str, Tens
     return weights, left_out
 
 
-def _structure(cfg: dict, weights: Mapping[str, Tensor], fine_tuned: bool, path: str | Path) -> dict[str, Any]:
-    """Settings of our config: what the file states, and must agree with what its weights show."""
+def _structure(
+    cfg: dict, weights: Mapping[str, Tensor], fine_tuned: bool, path: str | Path, heads: int | None
+) -> tuple[dict[str, Any], str | None]:
+    """Settings of our config: what the file states, and must agree with what its weights show; where heads are from."""
     inner = {
         key.removeprefix(ENCODER_PREFIX): value for key, value in weights.items() if key.startswith(ENCODER_PREFIX)
     }
@@ -222,12 +244,18 @@ def _structure(cfg: dict, weights: Mapping[str, Tensor], fine_tuned: bool, path:
     ]
     if clashes:
         raise CheckpointError(f"{path}: {'; '.join(clashes[:3])}; {size_hint(found)} or get the file from its authors")
+    heads_from = None
     if "encoder_attention_heads" not in stated:
-        found["encoder_attention_heads"] = heads_of(found["encoder_embed_dim"], path)
+        found["encoder_attention_heads"] = heads or heads_of(found["encoder_embed_dim"], path)
+        heads_from = "heads=" if heads else "the public models of this width"
+    elif heads not in (None, stated["encoder_attention_heads"]):
+        raise CheckpointError(
+            f"{path}: has {stated['encoder_attention_heads']} attention heads; leave out heads={heads}"
+        )
     kind = AVSyncNetConfig if fine_tuned else AVHubertConfig
     config = asdict(kind.from_mapping(stated | found))
     config.pop("num_classes", None)
-    return config
+    return config, heads_from
 
 
 def _assert_fixed(stated: Mapping[str, Any], fixed: Mapping[str, Any], path: str | Path) -> None:

@@ -29,7 +29,12 @@ _PRETRAINING = ("label_embs_concat", "final_proj.weight", "final_proj.bias")
 
 
 def convert(
-    source: str | Path, output: str | Path, to: str, roi_mode: str | None = None, tokenizer: str | Path | None = None
+    source: str | Path,
+    output: str | Path,
+    to: str,
+    roi_mode: str | None = None,
+    tokenizer: str | Path | None = None,
+    heads: int | None = None,
 ) -> list[str]:
     """Convert one checkpoint.
 
@@ -39,6 +44,7 @@ def convert(
         to: `ours` or `fairseq`.
         roi_mode: how the mouth regions of its training were cut, where that is not the public way.
         tokenizer: sentencepiece model, where the file has none.
+        heads: attention heads of its encoder, where the file does not say and has not the width of a public model.
 
     Returns:
         What to tell the user, line by line.
@@ -60,9 +66,9 @@ def convert(
         raise CheckpointError(f"{source}: is a folder; to=ours reads files, to=fairseq converted folders")
     state = load_public(source)
     if "state_dict" in state:
-        return talklip.to_ours(state, source, output, roi_mode)
+        return talklip.to_ours(state, source, output, roi_mode, heads)
     if "model" in state and (state.get("cfg") is not None or state.get("args") is not None):
-        return _stage_one_to_ours(state, source, output, roi_mode, tokenizer)
+        return _stage_one_to_ours(state, source, output, roi_mode, tokenizer, heads)
     if "kind" in state:
         raise CheckpointError(f"{source}: is a {state['kind']!r} checkpoint of this project, ready to use as it is")
     raise CheckpointError(
@@ -72,7 +78,12 @@ def convert(
 
 
 def _stage_one_to_ours(
-    state: Mapping[str, Any], source: Path, output: Path, roi_mode: str | None, tokenizer: Path | None
+    state: Mapping[str, Any],
+    source: Path,
+    output: Path,
+    roi_mode: str | None,
+    tokenizer: Path | None,
+    heads: int | None,
 ) -> list[str]:
     """Write the folder that `load_expert`, `load_encoder` and `init_from` read.
 
@@ -82,6 +93,7 @@ def _stage_one_to_ours(
         output: the folder to write.
         roi_mode: how the mouth regions of its training were cut; None takes what the file says, or the public way.
         tokenizer: sentencepiece model; None takes the one in the file.
+        heads: see `convert`.
 
     Returns:
         What to tell the user, line by line.
@@ -91,7 +103,7 @@ def _stage_one_to_ours(
     """
     if output.suffix == ".pt":
         raise CheckpointError(f"output={output}: a model of stage 1 becomes a folder; give a name without .pt")
-    model = _completed(read_stage_one(state, source), source, tokenizer)
+    model = _completed(read_stage_one(state, source, heads), source, tokenizer)
     stored = model.roi_mode
     if roi_mode is not None and stored is not None and roi_mode != stored:
         raise CheckpointError(f"{source}: was trained on {stored!r} mouth regions; leave out roi_mode={roi_mode}")
@@ -168,6 +180,8 @@ def _summary(model: StageOne, source: Path) -> list[str]:
         )
     else:
         lines.append(f"label sets: {', '.join(map(str, model.label_sizes))} classes")
+    if model.heads_from is not None:
+        lines.append(f"attention heads: {config['encoder_attention_heads']}, from {model.heads_from}")
     lines.append("unknown settings, ignored: " + _shortened(model.unknown_keys))
     lines.append(f"left out: {_shortened(model.left_out)}")
     return lines

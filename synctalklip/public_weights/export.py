@@ -25,6 +25,16 @@ from synctalklip.public_weights.avhubert import (
     StageOne,
 )
 
+# TalkLip builds its lip-reading loss from this group, and the group `optimization` that fairseq would ask for
+# `sentence_avg` is not in a file without a training.
+CRITERION = {
+    "_name": "label_smoothed_cross_entropy",
+    "label_smoothing": 0.1,
+    "report_accuracy": True,
+    "ignore_prefix_size": 0,
+    "sentence_avg": True,
+}
+
 # Ids below belong to the special symbols of every fairseq dictionary; its text file leaves them out.
 _SPECIAL = 4
 
@@ -120,7 +130,7 @@ def _fine_tuning(config: Mapping[str, Any], folder: Path, pretraining: dict[str,
         "tokenizer_bpe_name": "sentencepiece",
         "tokenizer_bpe_model": str(folder / checkpoint.TOKENIZER),
     }
-    return _groups(model, task, {"_name": "label_smoothed_cross_entropy", "label_smoothing": 0.1})
+    return _groups(model, task, CRITERION)
 
 
 def _task(folder: Path) -> dict[str, Any]:

@@ -22,8 +22,7 @@ from synctalklip.cli import to_dict
 from synctalklip.data import media
 from synctalklip.data.encode import write_bytes
 from synctalklip.errors import MetricError
-from synctalklip.study import plan
-from synctalklip.study.answers import FORMAT, SCALE, load_key
+from synctalklip.study.participants import FORMAT, SCALE, assign, load_key, participant_codes, shuffled, with_checks
 
 PRACTICE = 2
 # Of the width: lips are gone, a head is still seen.
@@ -211,12 +210,12 @@ def _plans(
     practice = [name for name, item in names.items() if item.kind == "practice"]
     checks = [name for name, item in names.items() if item.kind in ("instructed", "swapped")]
     by_pair = {(item.clip, item.method): name for name, item in names.items() if item.kind == "rated"}
-    assigned = plan.assign(len(rated), len(methods), cfg.participants, clips_each, cfg.methods_each)
+    assigned = assign(len(rated), len(methods), cfg.participants, clips_each, cfg.methods_each)
     plans = {}
-    for code, numbers in zip(plan.participant_codes(cfg.participants, str(cfg.seed)), assigned):
+    for code, numbers in zip(participant_codes(cfg.participants, str(cfg.seed)), assigned):
         rng = random.Random(f"{cfg.seed}/{code}")
-        order = [by_pair[rated[clip], methods[method]] for clip, method in plan.shuffled(numbers, rng)]
-        plans[code] = practice + plan.with_checks(order, checks, rng)
+        order = [by_pair[rated[clip], methods[method]] for clip, method in shuffled(numbers, rng)]
+        plans[code] = practice + with_checks(order, checks, rng)
     return plans
 
 

@@ -212,7 +212,7 @@ def filter_sync(cfg: DictConfig) -> str:
     clips = read_manifest(cfg.data.prepared, cfg.split)
 
     def measure(faces: np.ndarray, wave: np.ndarray) -> LSE:
-        return score_clip(syncnet, faces, clip_mfcc(wave, len(faces)), cfg.max_shift)
+        return score_clip(syncnet, faces, clip_mfcc(wave, len(faces)), cfg.max_shift, len(wave))
 
     limits = Limits(cfg.tolerance, cfg.max_offset, cfg.min_confidence)
     verdicts = filter_clips(clips, measure, limits, cfg.apply)

@@ -1,6 +1,7 @@
-"""Lip-sync scores LSE-D and LSE-C, and the SyncNet checkpoints behind them.
+"""SyncNets in use: the lip-sync scores LSE-D and LSE-C, the checkpoints behind them, and Wav2Lip's frozen expert, which
+says whether painted windows fit their sound.
 
-Legend: W windows of 5 frames of a clip, E embedding.
+Legend: N painted frames, W windows of 5 frames of a clip, E embedding.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synctalklip import checkpoint
+from synctalklip.checkpoint import file_hash
+from synctalklip.data.features import STACK, SYNC_FRAMES
 from synctalklip.errors import MetricError
-from synctalklip.syncnet.network import SmallSyncNet, StackedSyncNet, SyncNet
+from synctalklip.syncnet.network import SAMPLES_PER_FRAME, SmallSyncNet, StackedSyncNet, SyncNet
 
 AnySyncNet = SyncNet | SmallSyncNet | StackedSyncNet
 DISTANCE_EPS = 1e-6  # F.pairwise_distance adds it to each coordinate, as the public script does
@@ -121,19 +124,35 @@ def assert_protocol(model: AnySyncNet, protocol: str) -> None:
         )
 
 
-def score_clip(model: AnySyncNet, frames: np.ndarray | Tensor, mfcc: np.ndarray | Tensor, max_shift: int = 15) -> LSE:
-    """`lse` of a clip, its ends treated as its network wants it (`model.ends`).
+def score_clip(
+    model: AnySyncNet,
+    frames: np.ndarray | Tensor,
+    mfcc: np.ndarray | Tensor,
+    max_shift: int = 15,
+    samples: int | None = None,
+) -> LSE:
+    """`lse` of a clip, its ends treated as its network wants it (`model.ends`, `model.windows`).
 
     Args:
         model: of `load_syncnet`.
         frames: (T,H,W,3) uint8 BGR in the protocol of the evaluation: face crops, or whole frames.
         mfcc: (4T,13), see `model.embed_clip`.
         max_shift: largest shift in frames.
+        samples: of the sound at 16 kHz, before its MFCC were cut or padded to the video; None for as long as the video.
 
     Raises:
-        MetricError: fewer than 5 frames, no sound, or frames of a size that the network does not take.
+        MetricError: too short for a window, no sound, or frames of a size that the network does not take.
     """
-    return lse(*model.embed_clip(frames, mfcc), max_shift=max_shift, ends=model.ends)
+    samples = len(frames) * SAMPLES_PER_FRAME if samples is None else samples
+    count = model.windows(len(frames), samples)
+    if count < 1:
+        raise MetricError(
+            f"sync scores need a window of {SYNC_FRAMES} frames and their sound (one more frame with the public "
+            f"SyncNet), got {len(frames)} frames and {samples} samples"
+        )
+    last = count + SYNC_FRAMES - 1
+    embedded = model.embed_clip(frames[:last], mfcc[: STACK * last])
+    return lse(*embedded, max_shift=max_shift, ends=model.ends)
 
 
 STRUCTURES = {"public": SyncNet, "small": SmallSyncNet, "stacked": StackedSyncNet}
@@ -209,3 +228,43 @@ def load_syncnet(path: str | Path, device: str | torch.device = "cpu") -> tuple[
     model = build_syncnet(**state["config"])
     checkpoint.load_weights(model, state["model"], path)
     return model.to(device).eval().requires_grad_(False), SyncNetInfo(**state["info"])
+
+
+class SyncExpert(nn.Module):
+    """A SyncNet that never learns; gradients reach the painted faces.
+
+    Args:
+        path: `syncnet.pt` of scripts/train_syncnet.py, or the public `syncnet_v2.model`. The LSE columns of a table
+            must come from another file: an expert would flatter the generator that it trained.
+
+    Attributes:
+        sha256: of the file.
+        info: structure and training clips.
+    """
+
+    def __init__(self, path: str | Path):
+        super().__init__()
+        self.syncnet, self.info = load_syncnet(path)
+        self.sha256 = file_hash(path)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "SyncExpert":
+        """Stay in eval mode whatever `mode` says."""
+        return super().train(False)
+
+    def embed(self, faces: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed painted windows and their sound.
+
+        Args:
+            faces: (N,3,96,96) in 0..1 BGR, N = 5 W, the frames of a window one after the other.
+            sound: (W,13,20) MFCC.
+
+        Returns:
+            video (W,E) and audio (W,E).
+        """
+        # SyncNet reads stored pictures: values 0..255, channels last.
+        pixels = self.syncnet.pixels((faces.float() * 255).permute(0, 2, 3, 1))
+        windows = pixels.unflatten(1, (-1, SYNC_FRAMES)).transpose(0, 1)
+        with torch.no_grad():
+            audio = self.syncnet.embed_audio(sound.unsqueeze(1).float())
+        return self.syncnet.embed_video(windows), audio

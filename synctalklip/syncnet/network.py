@@ -6,14 +6,20 @@ Legend: T video frames at 25 Hz, W = T - 4 windows of 5 frames, N windows of a b
 Sound is 13 MFCC at 100 Hz, so a window holds 5 frames and 20 MFCC steps.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from synctalklip.data.features import CEPSTRA, SYNC_FRAMES, sound_windows
+from synctalklip.data.features import CEPSTRA, SAMPLE_RATE, SYNC_FRAMES, sound_windows
 from synctalklip.errors import MetricError
 
+SAMPLES_PER_FRAME = SAMPLE_RATE // 25
+CACHED_WINDOWS = 4  # windows of 224x224 pictures at a time: more fall out of a CPU's caches
 FACE = 96  # pixels of a face crop's side
 
 
@@ -29,6 +35,35 @@ def _stack(layers: list[nn.Module]) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
+def _folded(stack: nn.Sequential) -> nn.Sequential:
+    """The lips' `_stack` in eval mode with its norms folded into its convolutions, and without a dimension of time:
+    frames that a kernel spans become channels, the first frame's channels first."""
+    layers: list[Any] = []
+    for layer in stack:
+        if isinstance(layer, nn.BatchNorm3d):
+            layers[-1] = _in_plane(fuse_conv_bn_eval(layers[-1], layer))
+        elif isinstance(layer, nn.MaxPool3d):
+            kernel, stride, padding = (_plane(value) for value in (layer.kernel_size, layer.stride, layer.padding))
+            layers.append(nn.MaxPool2d(kernel, stride, padding))
+        else:
+            layers.append(layer)
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _plane(size: Any) -> Any:
+    """Height and width of a size in time, height and width."""
+    return size if isinstance(size, int) else size[1:]
+
+
+def _in_plane(layer: nn.Conv3d) -> nn.Conv2d:
+    """A convolution whose kernel spans its whole input in time as one over the plane."""
+    kernel = layer.weight.transpose(1, 2).flatten(1, 2)
+    size, stride, padding = (_plane(value) for value in (layer.kernel_size, layer.stride, layer.padding))
+    flat = nn.Conv2d(kernel.shape[1], kernel.shape[0], size, stride, padding, device=kernel.device)
+    flat.weight, flat.bias = nn.Parameter(kernel.contiguous()), layer.bias
+    return flat
+
+
 def _projection(width: int, embedding: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, embedding))
 
@@ -36,13 +71,19 @@ def _projection(width: int, embedding: int) -> nn.Sequential:
 class _WindowEmbedder(nn.Module):
     """Whole-clip embedding, shared by all structures.
 
-    `ends` is how `sync.score_clip` treats the ends of a clip; `chunk` windows are embedded at a time, which bounds
-    memory; `any_size` says whether whole frames are taken, or 96x96 face crops only.
+    `ends` is how `lse.score_clip` treats the ends of a clip; `chunk` windows are embedded at a time, which bounds
+    memory; `any_size` says whether whole frames are taken, or 96x96 face crops only; `window_rule` says how many
+    windows of a clip are scored, where that is not every one of the video.
     """
 
     any_size: bool
     ends: str
     chunk: int
+    window_rule: str | None = None
+
+    def windows(self, frames: int, samples: int) -> int:
+        """How many windows of a clip of so many frames and samples of sound are scored."""
+        return frames - SYNC_FRAMES + 1
 
     def pixels(self, faces: Tensor) -> Tensor:
         """Face crops (N,96,96,3) uint8 BGR, or frames of `any_size` -> the network's input (3,N,H,W) float."""
@@ -73,12 +114,21 @@ class _WindowEmbedder(nn.Module):
         device = next(self.parameters()).device
         windows = sound_windows(torch.as_tensor(mfcc, dtype=torch.float32), len(faces)).to(device)
         faces = torch.as_tensor(faces)
+        embed_lips = self.lip_embedder()
         video = []
         for start in range(0, len(windows), self.chunk):
             clip = self.pixels(faces[start : start + self.chunk + SYNC_FRAMES - 1].to(device))
-            video.append(self.embed_video(clip.unsqueeze(0)).reshape(clip.shape[1] - SYNC_FRAMES + 1, -1))
+            video.append(embed_lips(clip))
         audio = [self.embed_audio(part) for part in windows.split(self.chunk)]
         return torch.cat(video).cpu(), torch.cat(audio).cpu()
+
+    def lip_embedder(self) -> Callable[[Tensor], Tensor]:
+        """What `embed_clip` embeds stretches of lips with, (3,5+k,H,W) -> (k+1,E)."""
+
+        def embed(clip: Tensor) -> Tensor:
+            return self.embed_video(clip.unsqueeze(0)).reshape(clip.shape[1] - SYNC_FRAMES + 1, -1)
+
+        return embed
 
 
 class SyncNet(_WindowEmbedder):
@@ -91,6 +141,12 @@ class SyncNet(_WindowEmbedder):
     """
 
     any_size = True
+    window_rule = "min(frames, samples / 640) - 5 a clip, as published"
+
+    def windows(self, frames: int, samples: int) -> int:
+        """The published script (joonson/syncnet_python, SyncNetInstance.evaluate) takes no window that padded sound
+        would reach into, and leaves out the last of the others."""
+        return min(frames, samples // SAMPLES_PER_FRAME) - SYNC_FRAMES
 
     def __init__(self, embedding: int = 1024, ends: str = "zeros", chunk: int = 50) -> None:
         super().__init__()
@@ -129,6 +185,21 @@ class SyncNet(_WindowEmbedder):
         images = faces.permute(0, 3, 1, 2).float()
         images = F.interpolate(images, size=(224, 224), mode="bilinear", align_corners=False)
         return images.transpose(0, 1)
+
+    def lip_embedder(self) -> Callable[[Tensor], Tensor]:
+        """See `_WindowEmbedder.lip_embedder`: the same numbers from two-dimensional convolutions that hold the norms,
+        with the five frames as channels, which CPUs compute faster; in eval mode."""
+        if self.training:
+            return super().lip_embedder()
+        see = _folded(self.netcnnlip)
+
+        def embed(clip: Tensor) -> Tensor:
+            windows = clip.transpose(0, 1).unfold(0, SYNC_FRAMES, 1).permute(0, 4, 1, 2, 3).flatten(1, 2)
+            parts = windows.split(CACHED_WINDOWS if clip.device.type == "cpu" else len(windows))
+            seen = [see(part.contiguous(memory_format=torch.channels_last)) for part in parts]
+            return self.netfclip(torch.cat(seen).flatten(1))
+
+        return embed
 
     def embed_audio(self, sound: Tensor) -> Tensor:
         """(N,1,13,20) MFCC windows -> (N,E)."""

@@ -8,7 +8,7 @@ from synctalklip.errors import MetricError
 from synctalklip.tables.render import Column
 
 OWN, CROSS, SILENT = "reconstruction", "cross", "silent"
-_TOLD = ("protocol", "ends", "decoding", "beam", "reading")
+_TOLD = ("protocol", "ends", "windows", "decoding", "beam", "reading")
 """What a footnote tells of a judge beside its name."""
 
 

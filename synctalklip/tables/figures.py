@@ -4,6 +4,7 @@ Drawn without a display; runs of one name are pooled.
 """
 
 import csv
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,10 +18,12 @@ from matplotlib.image import AxesImage
 
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import MetricError
-from synctalklip.metrics.misreadings import Readings, confusion, errors_by_length
+from synctalklip.metrics.intelligibility import NOTHING, Readings, align, confusion
 from synctalklip.metrics.statistics import Parts, bootstrap
 from synctalklip.tables.blocks import Method, group_by_name
 from synctalklip.tables.runs import Run, check_comparable, reader_names
+
+log = logging.getLogger(__name__)
 
 _PANELS = 3  # side by side, at most
 _ANNOTATED = 16  # symbols up to which the cells of a matrix are numbered
@@ -57,25 +60,32 @@ def lse_over_shift(methods: Sequence[Method], samples: int, seed: int) -> Figure
     Returns:
         None when no method has curves.
     """
-    drawn = [method for method in methods if all((run.path / "curves.csv").is_file() for run in method.runs)]
+    ids = _clips(methods)
+    drawn = {method.name: curves for method in methods if (curves := _shared_curves(method, ids))}
     if not drawn:
         return None
-    ids = _clips(drawn)
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot(
         xlabel="sound taken so many frames after the lips (40 ms each)", ylabel="SyncNet distance"
     )
-    for method in drawn:
-        curves = [read_curves(run, ids) for run in method.runs]
-        shifts = sorted(set.intersection(*(set(curve) for curve in curves)))
-        points = [_pooled([curve[shift] for curve in curves]) for shift in shifts]
-        (line,) = axes.plot(shifts, [point.mean for point in points], marker=".", label=method.name)
+    for name, curve in drawn.items():
+        points = list(curve.values())
+        (line,) = axes.plot(list(curve), [point.mean for point in points], marker=".", label=name)
         low, high = zip(*(bootstrap(point, samples, seed) for point in points))
-        axes.fill_between(shifts, low, high, color=line.get_color(), alpha=_BAND, linewidth=0)
+        axes.fill_between(list(curve), low, high, color=line.get_color(), alpha=_BAND, linewidth=0)
     axes.axvline(0, color="grey", linewidth=0.8, linestyle=":")
     axes.grid(alpha=0.3)
     _legend(figure, axes, "mean and 95 % interval")
     return figure
+
+
+def _shared_curves(method: Method, ids: Sequence[str]) -> dict[int, Parts]:
+    """Shift -> distances of all clips and runs; empty where a run has no curves or shares no shift with the others."""
+    if not all((run.path / "curves.csv").is_file() for run in method.runs):
+        return {}
+    curves = [read_curves(run, ids) for run in method.runs]
+    shifts = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return {shift: _pooled([curve[shift] for curve in curves]) for shift in shifts}
 
 
 def _clips(methods: Sequence[Method]) -> list[str]:
@@ -96,11 +106,10 @@ def _pooled(distances: Sequence[np.ndarray]) -> Parts:
 
 def readings_of(run: Run, reader: str, ids: Sequence[str]) -> Readings:
     """What a lip reader read from the clips `ids`."""
-    rows = {row["id"]: row for row in run.rows if row.get(f"{reader}.words")}
-    found = [
-        (rows[name]["reference"], rows[name][f"{reader}.hypothesis"]) if name in rows else ("", "") for name in ids
-    ]
-    return Readings(*zip(*found))
+    texts = ("reference", f"{reader}.hypothesis")
+    rows = {row["id"]: row for row in run.rows if row.get(f"{reader}.words") and all(text in row for text in texts)}
+    said, read = (tuple(rows[name][text] if name in rows else "" for name in ids) for text in texts)
+    return Readings(said, read)
 
 
 def _read_by(methods: Sequence[Method], reader: str) -> dict[str, list[Readings]]:
@@ -108,6 +117,27 @@ def _read_by(methods: Sequence[Method], reader: str) -> dict[str, list[Readings]
     ids = _clips(methods)
     found = {method.name: [readings_of(run, reader, ids) for run in method.runs] for method in methods}
     return {name: runs for name, runs in found.items() if all(readings.vocabulary for readings in runs)}
+
+
+def errors_by_length(runs: Sequence[Readings]) -> dict[int, Parts]:
+    """Number of letters -> words of that length that were read wrong, over all of them, run by run and clip by clip.
+
+    Words that were read though nothing was said have no length of their own and are not counted.
+
+    Args:
+        runs: of one method, of the same clips in the same order.
+    """
+    longest = max(len(word) for readings in runs for word in readings.vocabulary)
+    wrong, every = np.zeros((2, len(runs), len(runs[0].references), longest + 1))
+    for run, readings in enumerate(runs):
+        for clip, (reference, hypothesis) in enumerate(zip(readings.references, readings.hypotheses, strict=True)):
+            for said, read in align(reference.split(), hypothesis.split()):
+                if said != NOTHING:
+                    every[run, clip, len(said)] += 1
+                    wrong[run, clip, len(said)] += said != read
+    lengths = np.flatnonzero(every.sum((0, 1)))
+    finite = np.zeros(len(runs), bool)
+    return {int(length): Parts(wrong[..., length], every[..., length], finite) for length in lengths}
 
 
 def wer_by_word_length(
@@ -239,6 +269,9 @@ def draw_figures(
         else:
             raise MetricError(f"figures: {name!r} is unknown; choose from lse_over_shift, {', '.join(by_reader)}")
     drawn = {name: figure for name, figure in made.items() if figure is not None}
+    left_out = [name for name in made if name not in drawn]
+    if drawn and left_out:
+        log.warning("%d of %d figures left out, not measured: %s", len(left_out), len(made), ", ".join(left_out))
     if not drawn:
         raise MetricError(f"{runs[0].path}: has neither LSE curves nor readings; evaluate with a SyncNet or lip reader")
     return drawn

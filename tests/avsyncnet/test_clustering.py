@@ -5,8 +5,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from synctalklip.avsyncnet.clustering import ClusterError, KMeansSettings, _blocks, cluster, features_of, fit
-from synctalklip.data.labels import read_labels
-from synctalklip.data.manifest import Clip, read_manifest
+from synctalklip.data.manifest import Clip, read_labels, read_manifest
 
 SETTINGS = KMeansSettings(clusters=4, batch_frames=64, passes=1, fraction=1.0)
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from synctalklip.avsyncnet.search import SearchModel, greedy
 from synctalklip.avsyncnet.task import AVSyncNetTask, AVSyncNetTaskConfig
-from synctalklip.data.labels import DatasetError
+from synctalklip.data.manifest import DatasetError
 from synctalklip.data.text import EOS, Tokenizer
 from synctalklip.errors import SyncTalklipError
 

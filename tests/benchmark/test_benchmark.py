@@ -19,8 +19,8 @@ from synctalklip.avsyncnet import masking
 from synctalklip.avsyncnet.config import AVHubertConfig
 from synctalklip.avsyncnet.hubert import AVHubert
 from synctalklip.avsyncnet.transformer import Attention
-from synctalklip.benchmark import naive, parts, timing
-from synctalklip.benchmark.timing import count_flops
+from synctalklip.benchmark import naive, parts
+from synctalklip.benchmark.parts import count_flops
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
 from synctalklip.losses import cosine_logits
@@ -179,16 +179,16 @@ class Clock:
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (100, [timing.Timing(5.0, 3), timing.Timing(8.0, 3)]),
-        (45, [timing.Timing(5.0, 1), timing.Timing(8.0, 1)]),  # 20 s at first, 13 s, and 13 s do not fit
-        (30, [timing.Timing(9.0, 1, warm=False), timing.Timing(11.0, 1, warm=False)]),
+        (100, [parts.Timing(5.0, 3), parts.Timing(8.0, 3)]),
+        (45, [parts.Timing(5.0, 1), parts.Timing(8.0, 1)]),  # 20 s at first, 13 s, and 13 s do not fit
+        (30, [parts.Timing(9.0, 1, warm=False), parts.Timing(11.0, 1, warm=False)]),
     ],
 )
 def test_a_part_takes_as_many_calls_as_fit_and_says_so(seconds, expected, monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr(parts, "time", clock)
     works = [clock.work(9.0, 5.0), clock.work(11.0, 8.0)]
-    found = timing.measure(works, CPU, timing.Budget(seconds, repeats=3))
+    found = parts.measure(works, CPU, parts.Budget(seconds, repeats=3))
     assert found == expected
     assert clock.now <= seconds
     assert {one.count for one in found} == {"1, the first" if seconds == 30 else str(expected[0].repeats)}
@@ -196,10 +196,10 @@ def test_a_part_takes_as_many_calls_as_fit_and_says_so(seconds, expected, monkey
 
 def test_a_short_task_is_timed_many_calls_in_a_row(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr(parts, "time", clock)
     calls = []
     short = clock.work(0.001)
-    (found,) = timing.measure([lambda: (calls.append(1), short())], CPU, timing.Budget(60, repeats=3))
+    (found,) = parts.measure([lambda: (calls.append(1), short())], CPU, parts.Budget(60, repeats=3))
     assert found.seconds == pytest.approx(0.001)
     assert len(calls) == 2 + 3 * 21
 
@@ -339,9 +339,11 @@ def test_inference_is_measured_for_every_size_and_precision():
 
 
 def test_sync_is_measured_whole_and_by_windows():
-    from synctalklip.benchmark.sync import run
+    from synctalklip.benchmark.inference import run_sync
 
-    assert re.search(r"\| SyncNet small, 7 frames .*\d+\.\d+x \| +1 \|", run(config("repeats=1", "sync.frames=7")))
+    report = run_sync(config("repeats=1", "sync.frames=7"))
+    for structure in ("small", "public"):
+        assert re.search(rf"\| SyncNet {structure}, 7 frames .*\d+\.\d+x \| +1 \|", report)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no such settings")

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from synctalklip.cli import CONFIGS
 from synctalklip.data import media
-from synctalklip.data.face import faces_to_rois
+from synctalklip.data.features import faces_to_rois
 from synctalklip.data.layouts import SourceClip
 from synctalklip.data.manifest import read_manifest
 from synctalklip.data.prepare import prepare

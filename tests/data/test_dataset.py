@@ -23,8 +23,7 @@ from synctalklip.data.dataset import (
 )
 from synctalklip.data.encode import MediaError
 from synctalklip.data.features import normalize_roi
-from synctalklip.data.labels import DatasetError, read_labels, write_labels
-from synctalklip.data.manifest import ManifestError, read_manifest
+from synctalklip.data.manifest import DatasetError, ManifestError, read_labels, read_manifest, write_labels
 from synctalklip.data.text import EOS, PAD, Tokenizer
 
 ALL = Augmentation(random_crop=True, flip=0.5, resample=0.5, jitter=0.2)

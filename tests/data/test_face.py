@@ -13,18 +13,21 @@ from skimage.transform import warp as skimage_warp
 
 from synctalklip.cli import CONFIGS, build
 from synctalklip.data import media
-from synctalklip.data.face import (
-    FaceAlignmentFaces,
+from synctalklip.data.detectors import FaceAlignmentFaces, assert_crop_rule
+from synctalklip.data.features import faces_to_rois
+from synctalklip.data.geometry import (
+    MEAN_FACE,
+    STABLE_POINTS,
     FaceError,
     crop_face,
     crop_roi,
-    faces_to_rois,
+    found_boxes,
     geometry,
     paste_face,
-    track_face,
+    similarities,
+    smooth,
 )
-from synctalklip.data.geometry import MEAN_FACE, STABLE_POINTS, similarities, smooth
-from synctalklip.data.tracking import choose_face, same_face
+from synctalklip.data.tracking import choose_face, same_face, track_face
 
 GRID = Path(__file__).resolve().parents[3] / "shared" / "grid"
 CANVAS_MOUTH = np.array([129.0, 160.0])
@@ -118,6 +121,32 @@ def test_matrices_map_the_face_crop_to_the_roi():
     face, roi = crop_face(image, cuts.boxes[0]), crop_roi(image, cuts.transforms[0])
     again = cv2.warpAffine(cv2.cvtColor(face, cv2.COLOR_BGR2GRAY), cuts.matrices[0], (96, 96))
     assert np.abs(again[4:-4, 4:-4].astype(int) - roi[4:-4, 4:-4]).mean() < 1.5
+
+
+def test_crops_by_s3fd_are_those_of_the_public_systems():
+    """frame[y1:y2, x1:x2] of whole numbers inside the frame, resized to a square; the ROI stays where it was."""
+    image = picture((160, 160))
+    cuts = geometry(np.tile(moved(canvas_landmarks(1), 0.5, 0.1, (10, 10)), (2, 1, 1)))
+    boxes = np.array([[20.7, 30.2, 110.9, 140.6], [-5.0, 100.5, 60.2, 170.0]], np.float32)
+    found = found_boxes(cuts, boxes, 160, 160)
+    for crop, box in zip((image[30:140, 20:110], image[100:160, 0:60]), found.boxes):
+        public = cv2.resize(crop, (96, 96)).astype(int)
+        inside = np.abs(crop_face(image, box).astype(int) - public)[1:-1, 1:-1]  # its border pixels repeat
+        assert inside.max() <= 2
+    assert np.array_equal(found.transforms, cuts.transforms)
+    # The middle of the crop's pixel (30, 60), in the frame and from there in the ROI.
+    frame = np.array([19.5 + 30.5 * 90 / 96, 29.5 + 60.5 * 110 / 96])
+    assert np.allclose(at(found.matrices[0], np.array([30, 60])), at(cuts.transforms[0], frame), atol=1e-3)
+    with pytest.raises(FaceError, match="lies outside"):
+        found_boxes(cuts, boxes + 200, 160, 160)
+
+
+def test_a_crop_rule_needs_its_detector():
+    with pytest.raises(FaceError, match="'mouth'; use one of landmarks, s3fd"):
+        assert_crop_rule("mouth", ScriptedFaces({}))
+    with pytest.raises(FaceError, match="detector=face_alignment"):
+        assert_crop_rule("s3fd", ScriptedFaces({}))
+    assert FaceAlignmentFaces.finder == "s3fd"
 
 
 def test_smoothing_has_no_lag_and_keeps_steady_motion():
@@ -269,6 +298,8 @@ def test_keep_to_the_same_face():
 class ScriptedFaces:
     """Finds what it is told for each frame; a frame carries its number as its brightness."""
 
+    finder = "toy"
+
     def __init__(self, script: dict[int, list], every: int = 5):
         self.script, self.every, self.asked = script, every, []
 
@@ -297,6 +328,9 @@ def test_a_face_that_leaves_is_found_again_and_the_gap_is_interpolated():
     nose = track.landmarks[:, 33, 0]
     assert np.allclose(np.diff(nose[12:24]), 40 / 11, atol=1e-3)
     assert track.landmarks.dtype == np.float32
+    assert np.allclose(track.boxes[:13], before, atol=1e-3)
+    assert np.allclose(track.boxes[23:], after, atol=1e-3)
+    assert np.allclose(np.diff(track.boxes[12:24, 0]), 40 / 11, atol=1e-3)
 
 
 def test_ends_are_held():

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from synctalklip.data.media import probe, read_audio, read_video
-from synctalklip.data.synthetic.articulation import _CONSONANTS, _VOWELS, ARTICULATORS, articulate
 from synctalklip.data.synthetic.corpus import (
     GRAMMAR,
     VOCABULARY,
@@ -25,9 +24,8 @@ from synctalklip.data.synthetic.corpus import (
     sentence_id,
 )
 from synctalklip.data.synthetic.identity import draw_identity, identities
-from synctalklip.data.synthetic.mouth import mouth_shape
-from synctalklip.data.synthetic.render import render
-from synctalklip.data.synthetic.speech import SpeechError, speak
+from synctalklip.data.synthetic.render import mouth_shape, render
+from synctalklip.data.synthetic.speech import _CONSONANTS, _VOWELS, ARTICULATORS, SpeechError, articulate, speak
 
 SETTINGS = CorpusSettings(
     clips={"train": 4, "val": 1, "test": 1},

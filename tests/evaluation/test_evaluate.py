@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from run_factory import write_run
 
 from synctalklip.cli import CONFIGS
 from synctalklip.data.clips import ClipReader
@@ -19,10 +20,12 @@ from synctalklip.data.media import probe, read_video, write_video
 from synctalklip.errors import MetricError
 from synctalklip.evaluation import judges
 from synctalklip.evaluation.evaluate import evaluate
+from synctalklip.evaluation.methods import GroundTruth
 from synctalklip.evaluation.strip import compare
-from synctalklip.metrics.quality import score_faces
+from synctalklip.metrics.image import score_faces
 from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
 from synctalklip.tables.runs import load_run
+from synctalklip.tables.table import markdown_table
 
 
 class ToyReader:
@@ -61,6 +64,15 @@ def config(corpus: Path, run: Path, *overrides: str, root: str = "evaluate") -> 
 def rows_of(run: Path) -> list[dict[str, str]]:
     with open(run / "clips.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_footnote_names_the_windows_of_the_public_syncnet(toy_corpus, tmp_path):
+    torch.save(build_syncnet("public").state_dict(), tmp_path / "syncnet_v2.model")
+    cfg = config(toy_corpus, tmp_path / "run", f"syncnet.path={tmp_path}/syncnet_v2.model", "generated=ground_truth")
+    judge = judges.describe_judges(cfg, GroundTruth())["syncnet"]
+    run = write_run(tmp_path / "run", [{"id": "a", "frames": 10, "lse_d": 1.0}], syncnet=judge)
+    note = "ends zeros, windows min(frames, samples / 640) - 5 a clip, as published"
+    assert note in markdown_table([run], samples=10, seed=1)
 
 
 def test_images_by_hand():

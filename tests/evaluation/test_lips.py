@@ -1,4 +1,4 @@
-"""The judge of the lips' geometry on rendered people, from pixels to columns: every needle moves the right way."""
+"""When lips have to close; the geometry of rendered lips, from pixels to columns: every needle moves the right way."""
 
 from dataclasses import replace
 
@@ -9,17 +9,54 @@ from omegaconf import OmegaConf
 from synctalklip.cli import CONFIGS, build
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.geometry import crop_face, geometry
-from synctalklip.data.landmarks import crop_landmarks, enlarged, face_box
 from synctalklip.data.manifest import Clip
 from synctalklip.data.media import write_video
-from synctalklip.data.synthetic.articulation import ARTICULATORS
+from synctalklip.data.synthetic.corpus import VOCABULARY
 from synctalklip.data.synthetic.identity import draw_identity
 from synctalklip.data.synthetic.render import render
+from synctalklip.data.synthetic.speech import ARTICULATORS
 from synctalklip.data.tracking import track_face
 from synctalklip.evaluation import lips as lips_module
-from synctalklip.evaluation.lips import LipJudge, describe_lips
-from synctalklip.evaluation.pairs import Pair
-from synctalklip.metrics.aperture import aperture
+from synctalklip.evaluation.lips import (
+    BILABIALS,
+    LipJudge,
+    PronunciationError,
+    bilabial_times,
+    crop_landmarks,
+    describe_lips,
+    enlarged,
+    face_box,
+    read_pronunciations,
+)
+from synctalklip.evaluation.methods import Pair
+from synctalklip.metrics.openness import aperture
+
+
+def test_the_shipped_dictionary_has_the_words_of_grid():
+    words = read_pronunciations()
+    assert set(words) == set(VOCABULARY)
+    assert words["seven"] == ("S", "EH", "V", "AH", "N")
+    closing = {word for word, sounds in words.items() if BILABIALS & set(sounds)}
+    assert closing == {"bin", "place", "blue", "by", "b", "m", "p", "please"}
+
+
+def test_times_by_hand():
+    words = [("bin", 0.9, 1.2), ("at", 1.2, 1.4), ("m", 1.4, 1.6), ("bimbo", 2.0, 3.0)]
+    times = bilabial_times(words, read_pronunciations())
+    assert times == [pytest.approx((0.9, 1.0)), pytest.approx((1.5, 1.6))]
+
+
+def test_a_dictionary_in_cmudicts_format(tmp_path):
+    path = tmp_path / "words.dict"
+    path.write_text(";;; comment\nA  AH0\nA(1)  EY1\nbamboo B AE0 M B UW1 # wood\n\n")
+    assert read_pronunciations(path) == {"a": ("AH",), "bamboo": ("B", "AE", "M", "B", "UW")}
+    assert len(bilabial_times([("bamboo", 0, 1)], read_pronunciations(path))) == 3
+    path.write_text("bamboo\n")
+    with pytest.raises(PronunciationError, match=r"words\.dict, line 1: 'bamboo' has no sounds"):
+        read_pronunciations(path)
+    with pytest.raises(PronunciationError, match="cannot be read as a pronouncing dictionary"):
+        read_pronunciations(tmp_path / "gone.dict")
+
 
 FRAMES = 36
 SHUT = (10, 24)  # frames with pressed lips
@@ -94,7 +131,7 @@ def test_median_of_boxes_depends_less_on_the_box(clips, finder):
 
 def test_a_recording_agrees_with_itself(clips, judge):
     row = score(judge, clips[0])
-    assert row["lip_correlation"] == row["lip_spread"] == pytest.approx(1)
+    assert [row["lip_correlation"], row["lip_spread"]] == pytest.approx([1, 1])
     assert (row["lip_lag"], row["lip_lag_size"], row["lmd"]) == (0, 0, 0)
     assert (row["lips_closed"], row["bilabials"]) == (2, 3)
 

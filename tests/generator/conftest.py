@@ -26,6 +26,7 @@ def configure(prepared, expert, tmp_path):
     def make(*overrides: str, run: str = "run", precision: str = "fp32") -> dict:
         fixed = [
             "experiment=generator/tiny",
+            "variant=synctalklip",
             f"data.prepared={prepared}",
             f"expert.path={expert}",
             f"run.dir={tmp_path / run}",

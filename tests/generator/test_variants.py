@@ -15,8 +15,7 @@ from synctalklip.data.windows import collate
 from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.evaluation.judges import was_expert
 from synctalklip.generator.trainer import Trainer
-from synctalklip.syncnet.expert import SyncExpert
-from synctalklip.syncnet.lse import SyncNetInfo, build_syncnet, save_syncnet
+from synctalklip.syncnet.lse import SyncExpert, SyncNetInfo, build_syncnet, save_syncnet
 
 pytestmark = pytest.mark.trains
 
@@ -34,6 +33,22 @@ def composed(*overrides: str) -> dict:
 def test_the_paper_and_the_baselines_are_all_there():
     paper = {"synctalklip", "conv", "freeze", "no_contrastive", "infonce", "no_lip", "avhubert_expert"}
     assert set(VARIANTS) == paper | {"talklip", "wav2lip"} | {"nearest", "cross_entropy"}
+
+
+def test_an_experiment_may_choose_its_variant_and_the_command_line_wins(tmp_path):
+    """The variant goes over the weights of the experiment, whoever chose it."""
+    recipe = "# @package _global_\ndefaults: [override /variant: no_lip]\nloss: {lambda_lip: 0.5, lambda_cav: 0.25}\n"
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "own.yaml").write_text(recipe)
+    own = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=own"]
+    for more, variant, lip, cav in (
+        ([], "no_lip", 0.0, 0.25),
+        (["variant=no_contrastive"], "no_contrastive", 0.5, 0.0),
+        (["variant=synctalklip"], "synctalklip", 0.5, 0.25),
+        (["loss.lambda_lip=0.125"], "no_lip", 0.125, 0.25),
+    ):
+        found = composed(*own, *more)
+        assert (found["variant"], found["loss"]["lambda_lip"], found["loss"]["lambda_cav"]) == (variant, lip, cav)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -5,8 +5,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from synctalklip.cli import CONFIGS
-from synctalklip.pipeline.iterations import IterationError, iteration_phases
-from synctalklip.pipeline.plan import plan_phases
+from synctalklip.pipeline.phases import plan_phases
+from synctalklip.pipeline.sweeps import IterationError, iteration_phases
 
 
 def composed(config, overrides):

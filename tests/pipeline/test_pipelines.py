@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
-from synctalklip.pipeline.plan import plan_phases
+from synctalklip.pipeline.phases import plan_phases
 
 GRID = "/corpora/my grid"
 PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))

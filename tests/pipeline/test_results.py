@@ -14,9 +14,9 @@ from run_factory import ROWS, write_sweep, write_table2
 
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
-from synctalklip.pipeline import collect, results
-from synctalklip.pipeline.collect import compose_settings
+from synctalklip.pipeline import results
 from synctalklip.pipeline.report import Curve
+from synctalklip.pipeline.results import compose_settings
 from synctalklip.tables.record import read_record
 
 CORPUS = "/corpora/my grid"
@@ -62,8 +62,8 @@ def finished(tmp_path, monkeypatch):
     """All phases finished, without event files: curves and iterations are made up."""
     monkeypatch.setattr(results, "read_curves", lambda folder, names: [Curve(names[0], [0, 1], [1.0, 2.0])])
     rows = {"iteration": "1", "clusters": "50", "seconds": "7"}
-    monkeypatch.setattr(collect, "iteration_rows", lambda folder, phases: [rows])
-    monkeypatch.setattr(collect, "compose_settings", paper)
+    monkeypatch.setattr(results, "iteration_rows", lambda folder, phases: [rows])
+    monkeypatch.setattr(results, "compose_settings", paper)
     monkeypatch.setattr(results, "plot_curves", lambda curves, path: None)
     write_sweep(tmp_path)
     outputs = tmp_path / "outputs"

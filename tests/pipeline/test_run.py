@@ -6,7 +6,6 @@ from omegaconf import OmegaConf
 
 from synctalklip.cli import CONFIGS
 from synctalklip.errors import SyncTalklipError
-from synctalklip.pipeline import expected
 from synctalklip.pipeline.run import run_pipeline
 
 SCRIPT = """
@@ -27,7 +26,7 @@ PHASES = {
 def root(tmp_path, monkeypatch):
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "write.py").write_text(SCRIPT)
-    monkeypatch.setattr(expected, "probe_seconds", lambda device: 0.1)
+    monkeypatch.setattr("synctalklip.pipeline.run.probe_seconds", lambda device: 0.1)
     return tmp_path
 
 

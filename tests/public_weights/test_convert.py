@@ -178,6 +178,23 @@ LOCAL = {
 }
 
 
+def assert_trains_talklip(cfg, words) -> None:
+    """The lip-reading loss of TalkLip's training, built from the configuration of its expert: eq. 4 by hand."""
+    from fairseq.criterions import build_criterion
+
+    criterion = build_criterion(cfg.criterion, SimpleNamespace(target_dictionary=words))
+    logits, target = torch.randn(1, 3, 7, generator=torch.Generator().manual_seed(0)), torch.tensor([[5, 6, 2]])
+    model = SimpleNamespace(
+        get_normalized_probs=lambda output, log_probs: output.log_softmax(-1), get_targets=lambda *_: target
+    )
+    found, _ = criterion.compute_loss(model, logits, {})
+    log = logits.log_softmax(-1)
+    share = 0.1 / 6
+    truth = log.gather(2, target[..., None]).sum()
+    assert torch.allclose(found, -(1 - 0.1 - share) * truth - share * log.sum())
+    assert criterion.sentence_avg
+
+
 def test_ours_becomes_a_file_that_fairseq_reads(tmp_path, model_bytes):
     from fairseq.checkpoint_utils import load_checkpoint_to_cpu
     from fairseq.data import Dictionary
@@ -207,6 +224,7 @@ def test_ours_becomes_a_file_that_fairseq_reads(tmp_path, model_bytes):
     assert len(units) == read["model"]["encoder.w2v_model.label_embs_concat"].shape[0]
     assert Path(cfg.task.tokenizer_bpe_model).read_bytes() == model_bytes
     assert read["task_state"] == {}
+    assert_trains_talklip(cfg, words)
 
     convert(tmp_path / "sub" / "public.pt", tmp_path / "again", "ours")
     assert_same(load_expert(tmp_path / "again"), model)
@@ -278,6 +296,27 @@ def test_public_sizes_are_recognised(tmp_path, sizes, decoder, name, parameters)
         state["cfg"]["model"]["w2v_args"] = {"model": {"encoder_layers": 12, "encoder_embed_dim": 768}}
         with pytest.raises(CheckpointError, match=r"layers is 12 in its configuration and 24 in its.*encoder=large"):
             read_stage_one(state, path)
+
+
+def test_attention_heads_are_never_guessed(fine_tuned, tmp_path):
+    path, model = fine_tuned
+    began = public_file(tmp_path / "pretrained.pt", model.encoder.w2v_model.state_dict(), ENCODER)
+
+    def left_by_their_trainer(state, w2v_path):
+        state["cfg"]["model"] |= {"w2v_args": None, "w2v_path": str(w2v_path)}
+
+    known = changed(path, tmp_path / "known.pt", lambda state: left_by_their_trainer(state, began))
+    assert f"attention heads: 4, from {began}" in "\n".join(convert(known, tmp_path / "known", "ours"))
+    assert_same(load_expert(tmp_path / "known"), model)
+    unknown = changed(path, tmp_path / "unknown.pt", lambda state: left_by_their_trainer(state, "/gone/x.pt"))
+    with pytest.raises(CheckpointError, match=r"no public model has 32 dimensions; give their number with heads="):
+        convert(unknown, tmp_path / "unknown", "ours")
+    with pytest.raises(CheckpointError, match="cannot be built"):
+        convert(unknown, tmp_path / "unknown", "ours", heads=5)
+    convert(unknown, tmp_path / "unknown", "ours", heads=4)
+    assert_same(load_expert(tmp_path / "unknown"), model)
+    with pytest.raises(CheckpointError, match="has 4 attention heads; leave out heads=2"):
+        convert(path, tmp_path / "stated", "ours", heads=2)
 
 
 def changed(path: Path, target: Path, change) -> Path:

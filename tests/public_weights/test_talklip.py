@@ -64,7 +64,7 @@ def test_converted_generator_paints_what_the_public_one_did(tmp_path):
     module, weights = golden("generator")
     heard = encoder(64)
     path = write(tmp_path / "g.pth", weights | extras(64, heard), "module.")
-    lines = "\n".join(convert(path, tmp_path / "talklip.pt", "ours"))
+    lines = "\n".join(convert(path, tmp_path / "talklip.pt", "ours", heads=1))
     generator = load_generator(tmp_path / "talklip.pt", roi_mode="center88")
     with np.load(GOLDEN / "generator.npz") as vectors:
         stored = {key: torch.from_numpy(np.asarray(vectors[key])) for key in vectors}
@@ -128,21 +128,20 @@ def test_other_files_are_refused_with_a_reason(tmp_path):
     heard = encoder(64)
     weights = unet(64, heard)
     without = {key: value for key, value in weights.items() if key != "audio_map.bias"}
-    wav2lip = {"audio_encoder.0.conv_block.0.weight": torch.zeros(32, 1, 3, 3)}
     odd = {key: value for key, value in weights.items() if not key.startswith(ENCODER)}
     for bad, message in (
         (without, "audio_map.bias is missing"),
         (weights | {"new.weight": torch.zeros(1)}, "new.weight is unexpected"),
-        (wav2lip, "Wav2Lip's generator"),
-        (odd, "no generator or discriminator of TalkLip's structure"),
+        (odd, "no generator or discriminator of TalkLip's or Wav2Lip's structure"),
         ({"binary_pred.0.weight": torch.zeros(1, 512, 1, 1)}, "is missing"),
-        (unet(96, encoder(96, encoder_attention_heads=2)), "96 dimensions are no multiple of 64"),
         ({"w": "text"}, "does not hold tensors"),
     ):
         with pytest.raises(CheckpointError, match=message) as caught:
-            convert(write(tmp_path / "x.pth", bad), tmp_path / "out.pt", "ours")
+            convert(write(tmp_path / "x.pth", bad), tmp_path / "out.pt", "ours", heads=1)
         assert str(tmp_path / "x.pth") in str(caught.value)
     path = write(tmp_path / "x.pth", weights)
+    with pytest.raises(CheckpointError, match="no public model has 64 dimensions; give their number with heads="):
+        convert(path, tmp_path / "out.pt", "ours")
     with pytest.raises(CheckpointError, match="becomes one file"):
         convert(path, tmp_path / "folder", "ours")
     with pytest.raises(CheckpointError, match="only models of stage 1"):

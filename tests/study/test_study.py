@@ -14,10 +14,9 @@ from study_factory import answer_file, config, make_videos
 
 from synctalklip.data import media
 from synctalklip.errors import MetricError
-from synctalklip.study import plan
-from synctalklip.study.collect import collect
+from synctalklip.study import participants
+from synctalklip.study.collect import Ratings, agreement, collect
 from synctalklip.study.make import make
-from synctalklip.study.scores import Ratings, agreement
 
 GIVEN = {"Ground truth": 5, "Good": 4, "Bad": 1}
 
@@ -42,7 +41,7 @@ def give(item: dict) -> int:
 
 
 def test_every_video_of_every_method_is_rated_equally_often():
-    plans = plan.assign(clips=4, methods=3, participants=12, clips_each=2, methods_each=1)
+    plans = participants.assign(clips=4, methods=3, participants=12, clips_each=2, methods_each=1)
     seen = Counter((clip, method) for one in plans for clip, methods in enumerate(one) for method in methods)
     assert set(seen.values()) == {2}
     assert len(seen) == 12
@@ -51,7 +50,7 @@ def test_every_video_of_every_method_is_rated_equally_often():
 
 @pytest.mark.parametrize(("clips", "methods", "clips_each", "methods_each"), [(7, 4, 7, 1), (5, 3, 2, 2), (9, 5, 4, 3)])
 def test_a_study_that_is_stopped_early_is_balanced_too(clips, methods, clips_each, methods_each):
-    plans = plan.assign(clips, methods, 23, clips_each, methods_each)
+    plans = participants.assign(clips, methods, 23, clips_each, methods_each)
     visits, ratings = np.zeros(clips, int), np.zeros((clips, methods), int)
     for one in plans:
         for clip, shown in enumerate(one):
@@ -64,20 +63,20 @@ def test_a_study_that_is_stopped_early_is_balanced_too(clips, methods, clips_eac
 
 def test_checks_are_spread_and_never_first():
     for seed in range(50):
-        order = plan.with_checks(list("abcdefgh"), ["X", "Y"], random.Random(seed))
+        order = participants.with_checks(list("abcdefgh"), ["X", "Y"], random.Random(seed))
         assert [name for name in order if name.islower()] == list("abcdefgh")
         first, second = sorted(order.index(check) for check in "XY")
         assert 1 <= first <= 4 < second
 
 
 def test_more_participants_keep_the_codes_that_were_handed_out():
-    assert plan.participant_codes(30, "1")[:10] == plan.participant_codes(10, "1")
-    assert len(set(plan.participant_codes(2000, "1"))) == 2000
+    assert participants.participant_codes(30, "1")[:10] == participants.participant_codes(10, "1")
+    assert len(set(participants.participant_codes(2000, "1"))) == 2000
 
 
 def test_no_clip_comes_twice_in_a_row():
     for seed in range(50):
-        order = plan.shuffled([[0, 1], [0, 1], [0, 1]], random.Random(seed))
+        order = participants.shuffled([[0, 1], [0, 1], [0, 1]], random.Random(seed))
         assert sorted(order) == [(clip, method) for clip in range(3) for method in range(2)]
         assert all(a[0] != b[0] for a, b in itertools.pairwise(order))
 

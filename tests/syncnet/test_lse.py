@@ -10,6 +10,8 @@ import torch
 
 from synctalklip import checkpoint
 from synctalklip.benchmark import naive
+from synctalklip.data import features
+from synctalklip.data.clips import clip_mfcc
 from synctalklip.data.features import sound_windows
 from synctalklip.errors import MetricError
 from synctalklip.syncnet.lse import (
@@ -153,6 +155,8 @@ def test_whole_clip_equals_windows(structure):
     for found, value in zip(model.embed_clip(faces, mfcc), expected):
         assert len(found) == 7
         assert torch.allclose(found, value, atol=1e-4)
+    with torch.no_grad():
+        assert torch.allclose(naive.syncnet_published(model, faces, mfcc)[0], expected[0], atol=1e-4)
 
 
 def test_small_passes_each_frame_once():
@@ -213,6 +217,27 @@ def test_protocols_by_name():
     assert len(score_clip(public, frames, mfcc, max_shift=1).curve) == 3
     with pytest.raises(MetricError, match="96x96 face crops, got 120x160"):
         score_clip(small, frames, mfcc)
+
+
+@torch.no_grad()
+def test_the_public_structure_scores_the_published_windows():
+    """No window reaches into padded sound, and the last of the others is left out: min(frames, samples / 640) - 5."""
+    torch.manual_seed(0)
+    model, faces = build_syncnet("public").eval(), clip(8)[0]
+    wave = torch.randint(-9000, 9000, (9 * 640,), generator=torch.Generator().manual_seed(1)).short()
+    whole = features.mfcc(wave)
+    lips = torch.cat([model.embed_video(model.pixels(faces[i : i + 5])[None]) for i in range(3)])
+    heard = model.embed_audio(torch.stack([whole[4 * i : 4 * i + 20].T for i in range(3)])[:, None])
+    for samples, windows in ((9 * 640, 3), (8 * 640 - 1, 2)):
+        padded = torch.nn.functional.pad(heard[:windows], (0, 0, 1, 1))
+        curve = [(lips[:windows] - padded[s : s + windows] + 1e-6).norm(dim=1).mean().item() for s in (0, 1, 2)]
+        found = score_clip(model, faces, clip_mfcc(wave[:samples], 8), 1, samples)
+        assert found.curve == pytest.approx(curve, rel=1e-5)
+
+
+def test_a_clip_without_a_published_window_is_refused():
+    with pytest.raises(MetricError, match="got 9 frames and 3839 samples"):
+        score_clip(build_syncnet("public"), *clip(9), samples=6 * 640 - 1)
 
 
 def test_checkpoint_round_trip(tmp_path):

@@ -62,7 +62,7 @@ def config(corpus: Path, run: Path, *overrides: str) -> DictConfig:
 def knowing(monkeypatch) -> None:
     """`filter_sync` whose SyncNet hears the loudness in the first of the MFCC, the log energy."""
 
-    def score(model: None, faces: np.ndarray, mfcc: torch.Tensor, max_shift: int) -> LSE:
+    def score(model: None, faces: np.ndarray, mfcc: torch.Tensor, max_shift: int, samples: int) -> LSE:
         return compared(faces, mfcc[:, 0].double().exp().sqrt().reshape(len(faces), 4).mean(1).numpy(), max_shift)
 
     monkeypatch.setattr(sync_filter, "load_syncnet", lambda path, device: (None, None))

@@ -14,11 +14,12 @@ from synctalklip.cli import CONFIGS
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import read_manifest
 from synctalklip.errors import MetricError, SyncTalklipError
-from synctalklip.syncnet.data import SegmentBatches, augment, recolour_sound
 from synctalklip.syncnet.lse import load_syncnet, score_clip
-from synctalklip.syncnet.train import Trainer, train_syncnet, window_contrast
+from synctalklip.syncnet.train import SegmentBatches, Trainer, augment, recolour_sound, train_syncnet, window_contrast
 
 pytestmark = pytest.mark.trains
+# The second judge, as configs/pipeline/ablation.yaml trains it.
+STACKED = ["syncnet.structure=stacked", "clips.train_split=valid", "clips.valid_split=train"]
 
 
 def config(corpus: Path, run: Path, *overrides: str) -> DictConfig:
@@ -97,7 +98,7 @@ def test_learns_to_find_the_offset(toy_corpus, tmp_path, structure):
 
 
 def test_a_judge_can_learn_from_another_split_than_the_experts(toy_corpus, tmp_path):
-    cfg = config(toy_corpus, tmp_path, "experiment=syncnet/stacked", "train.steps=1", "clips.valid=1")
+    cfg = config(toy_corpus, tmp_path, *STACKED, "train.steps=1", "clips.valid=1")
     seen = Trainer.__init__
 
     def read(self, cfg, train, valid):

@@ -7,18 +7,17 @@ import pytest
 from run_factory import READERS, write_run
 
 from synctalklip.errors import MetricError
-from synctalklip.metrics.misreadings import (
+from synctalklip.metrics.intelligibility import (
     NOTHING,
     OTHER,
     VISEMES,
     Readings,
     align,
     confusion,
-    errors_by_length,
     to_visemes,
 )  # fmt: skip
 from synctalklip.tables.blocks import group_by_name
-from synctalklip.tables.figures import draw_figures, lse_over_shift, write_figures
+from synctalklip.tables.figures import draw_figures, errors_by_length, lse_over_shift, write_figures
 
 TEXTS = ["bin blue at f two now", "set red by p one soon"]
 READ = ["bin blue by f now", "set red by one soon"]
@@ -113,6 +112,25 @@ def test_figures_are_drawn_of_what_was_measured_and_written(tmp_path):
     assert [label.get_text() for label in by_viseme.get_yticklabels()] == [*VISEMES, NOTHING]
     paths = write_figures({"x": drawn["lse_over_shift"]}, tmp_path / "out", ["png", "pdf"])
     assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"%PDF"]
+
+
+def test_figures_of_what_was_not_measured_are_left_out_and_counted(tmp_path, caplog):
+    """Clips too short for any shift leave a list of curves with no line; some runs have no texts, or no clips."""
+    whole = write_curves(write_run(tmp_path / "a", rows(), "a", readers=READERS), {"c0": [3, 1, 3], "c1": [3, 2, 3]})
+    unread = [{key: value for key, value in row.items() if key != "WER.hypothesis"} for row in rows()]
+    blind = write_curves(write_run(tmp_path / "b", unread, "b", readers=READERS), {})
+    empty = write_run(tmp_path / "c", [], "c", readers=READERS)
+    lines = draw([whole, blind], ["lse_over_shift"])["lse_over_shift"].axes[0].lines
+    assert len(lines) == 2  # that of a, and the one at no shift
+    assert list(draw([whole, blind], ["wer_by_word_length"])) == ["wer_by_word_length_WER"]
+    assert list(draw([write_run(tmp_path / "d", unread, "d", readers=READERS), whole], ["lse_over_shift"]))
+    caplog.clear()
+    silent = write_curves(write_run(tmp_path / "e", unread, "e", readers=READERS), {"c0": [3, 1, 3]})
+    assert list(draw([silent])) == ["lse_over_shift"]
+    assert "2 of 3 figures left out, not measured: wer_by_word_length_WER, confusions_WER" in caplog.text
+    for run in (blind, empty):
+        with pytest.raises(MetricError, match="has neither LSE curves nor readings; evaluate with a SyncNet or lip"):
+            draw([run])
 
 
 def test_what_cannot_be_drawn_is_named(tmp_path):

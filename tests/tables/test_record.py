@@ -4,9 +4,8 @@ import pytest
 from run_factory import write_evaluation
 
 from synctalklip.errors import SyncTalklipError
-from synctalklip.tables.pages import _score_table
+from synctalklip.tables.pages import _score_table, what_ran
 from synctalklip.tables.record import PAPER, Record, measure, read_record, write_record
-from synctalklip.tables.settings import what_ran
 
 ENTRY = {
     "title": "T", "groups": {"": ["truth"], "ours": ["b", "a"]}, "against": "A", "tested": ["WER"],

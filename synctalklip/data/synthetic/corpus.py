@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from synctalklip.data.synthetic.articulation import articulate
 from synctalklip.data.synthetic.identity import draw_identity
 from synctalklip.data.synthetic.render import FPS, render
-from synctalklip.data.synthetic.speech import SAMPLE_RATE, Segment, speak
+from synctalklip.data.synthetic.speech import SAMPLE_RATE, Segment, articulate, speak
 from synctalklip.data.workers import WorkerDied, run_in_workers
 from synctalklip.errors import SyncTalklipError
 

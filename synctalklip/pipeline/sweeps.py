@@ -1,5 +1,9 @@
-"""A sweep over variants and seeds: its phases, its tables, and the claims that are held against them."""
+"""Pipelines that a few settings expand into many phases: the iterations of eq. 3, and variants times seeds.
 
+What came of either is a table; that of a sweep has the claims that are held against it below.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -8,8 +12,116 @@ from typing import Any
 from synctalklip.checkpoint import write_atomically
 from synctalklip.errors import SyncTalklipError
 from synctalklip.pipeline.phases import Phase
+from synctalklip.pipeline.report import read_curves
 from synctalklip.tables.claims import Claim, claims_table
+from synctalklip.tables.pages import MASKED_ACCURACY
+from synctalklip.tables.render import pipe_table
 from synctalklip.tables.runs import load_run
+
+BEST = "checkpoints/checkpoint_best.pt"
+ACCURACY = "valid/masked_accuracy"
+
+
+class IterationError(SyncTalklipError):
+    """Iterations that cannot follow one another."""
+
+
+def names(number: int) -> tuple[str, str]:
+    """Names of the two phases of an iteration, and of their folders."""
+    return f"cluster{number}", f"iteration{number}"
+
+
+def iteration_phases(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The phases of a plan of iterations: frame labels, training, frame labels, ..., for `plan.plan_phases`.
+
+    Args:
+        config: the composed `configs/pipeline/pretrain.yaml` in plain containers. Labels are called
+            `<name of the plan>_iter<number>`.
+
+    Raises:
+        IterationError: there is no such plan, its first iteration names a layer, or a later one does not.
+    """
+    name, out = config["iterations"], config["out"]
+    if name not in config["plans"]:
+        raise IterationError(f"iterations: there is no plan {name!r}; choose from {', '.join(config['plans'])}")
+    plan = config["plans"][name]
+    found: dict[str, dict[str, Any]] = {}
+    for number, iteration in enumerate(plan["iterations"], 1):
+        if (iteration.get("layer") is None) != (number == 1):
+            raise IterationError(
+                f"iteration {number} of {name!r}: the first one clusters MFCC and has no layer, all others need one"
+            )
+        clustering, training = names(number)
+        labels = f"{name}_iter{number}"
+        before = f"{out}/{names(number - 1)[1]}/{BEST}"
+        clustered = {"name": labels, "iteration": number, "clusters": iteration["clusters"]}
+        trained = {**iteration["args"], "fairseq.task.labels": [labels]}
+        if number > 1:
+            clustered |= {"checkpoint": before, "layer": iteration["layer"]}
+        if number > 1 and plan["warm_start"]:
+            trained |= {"init_from": before}
+        seconds = iteration.get("seconds", (None, None))
+        found[clustering] = {
+            "script": "cluster",
+            "shared": ["corpus", "cluster"],
+            "args": clustered,
+            "seconds": seconds[0],
+        }
+        found[training] = {
+            "script": "train_avsyncnet",
+            "shared": ["corpus", "train"],
+            "args": trained,
+            "seconds": seconds[1],
+        }
+    return found
+
+
+def write_table(config: Mapping[str, Any], phases: Sequence[Phase], root: Path) -> str:
+    """Write what each iteration learned to `iterations.md`.
+
+    Args:
+        config: as for `iteration_phases`.
+        phases: what was run.
+        root: folder that `out` starts at.
+
+    Returns:
+        What was written, Markdown.
+    """
+    text = iteration_table(root / config["out"], phases)
+    write_atomically(root / config["out"] / "iterations.md", lambda part: part.write_text(text, encoding="utf-8"))
+    return text
+
+
+def iteration_rows(out: str | Path, phases: Sequence[Phase]) -> list[dict[str, str]]:
+    """What each iteration learned, as printed.
+
+    Args:
+        out: folder of the whole.
+        phases: as `run_phases` returned them.
+
+    Raises:
+        SyncTalklipError: a run left no accuracy.
+    """
+    out = Path(out)
+    seconds = {phase.name: phase.seconds for phase in phases}
+    rows = []
+    for number in range(1, len(phases) // 2 + 1):
+        clustering, training = names(number)
+        found = json.loads((out / clustering / "clusters.json").read_text())
+        curve = read_curves(out / training / "tensorboard", [ACCURACY])[0]
+        row = {"iteration": str(number), "clusters": str(found["clusters"]), "perplexity": f"{found['perplexity']:.1f}"}
+        row |= {"largest_%": f"{100 * found['largest']:.1f}", "updates": str(curve.steps[-1])}
+        row |= {"first_accuracy_%": f"{100 * curve.values[0]:.1f}", "last_accuracy_%": f"{100 * curve.values[-1]:.1f}"}
+        rows.append(row | {"seconds": f"{seconds[clustering] + seconds[training]:.0f}"})
+    return rows
+
+
+def iteration_table(out: str | Path, phases: Sequence[Phase]) -> str:
+    """`iteration_rows` as Markdown."""
+    rows = iteration_rows(out, phases)
+    table = pipe_table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
+    return f"{table}\n\n{MASKED_ACCURACY}\n"
+
 
 REFERENCES = ("ground_truth", "still_mouth")
 """Rows of the tables that need no training."""
@@ -38,9 +150,9 @@ def sweep_phases(config: Mapping[str, Any]) -> dict[str, Entry]:
     for variant, seed in sorted(runs, key=itemgetter(1)):
         phases[f"{variant}_{seed}"] = _training(config, variant, seed)
         phases[f"evaluate_{variant}_{seed}"] = _evaluation(config, variant, seed)
-    for table in config["tables"]:
+    for table in _tables(config):
         _add_table(config, table, variants, phases)
-    needed = _needed_by([table for table in config["tables"] if table in phases], phases)
+    needed = _needed_by([table for table in _tables(config) if table in phases], phases)
     return {name: entry for name, entry in phases.items() if name in needed}
 
 
@@ -52,6 +164,11 @@ def _chosen(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
             f"sweep: there is no variant '{unknown[0]}'; choose from {', '.join(config['variants'])}"
         )
     return {name: config["variants"][name] for name in names}
+
+
+def _tables(config: Mapping[str, Any]) -> list[str]:
+    """Names of the tables; a pipeline that extends another leaves one out by null."""
+    return [name for name, wanted in config["tables"].items() if wanted]
 
 
 def _seeds(config: Mapping[str, Any], entry: Mapping[str, Any]) -> range:
@@ -124,6 +241,7 @@ def _add_table(
         "args": {
             "layout": wanted["layout"],
             "runs": [f"{config['out']}/{folder}/{place}" for folder in folders for place in places],
+            **wanted.get("args", {}),
         },
         "needs": [f"{folder}_{name}" for folder in folders for name in names],
     }
@@ -165,7 +283,7 @@ def join_tables(config: Mapping[str, Any], phases: Sequence[str], root: Path) ->
         root: folder that `out` starts at.
     """
     parts = []
-    for table in config["tables"]:
+    for table in _tables(config):
         if table in phases:
             text = (root / config["out"] / table / "table.md").read_text(encoding="utf-8")
             parts.append(f"## {table.replace('_', ' ').capitalize()}\n\n{text.strip()}\n")

@@ -6,7 +6,7 @@ from stage2_factory import assert_same_run, first_batch, run_killed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.schedule import EncoderSwitch, LossSchedule
+from synctalklip.generator.optim import EncoderSwitch, LossSchedule
 from synctalklip.generator.trainer import Trainer
 
 TERMS = ["rec", "lip", "cav"]

@@ -8,7 +8,7 @@ from prepared_factory import make_prepared
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import Clip, read_manifest
 from synctalklip.errors import MetricError
-from synctalklip.evaluation.pairs import Pair, pair_clips, write_jobs
+from synctalklip.evaluation.methods import Pair, pair_clips, write_jobs
 from synctalklip.inference.jobs import read_jobs
 from synctalklip.inference.options import Options
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from stage2_factory import assert_equal_states, assert_same_run, first_batch, run_killed
 
-from synctalklip.generator.feature_cache import ClipCache
+from synctalklip.generator.batches import ClipCache
 from synctalklip.generator.trainer import Trainer
 
 pytestmark = pytest.mark.trains
