@@ -32,7 +32,7 @@ def composed(phase):
     ("pipeline", "overrides"),
     [
         ("ablation", []),
-        ("ablation", ["pipeline/corpus=grid", GRID, "sweep=[wav2lip]"]),
+        ("ablation_grid", [GRID, "sweep=[wav2lip]"]),
         ("grid", [GRID]),
         ("grid_gpu", [GRID]),
     ],
