@@ -33,7 +33,6 @@ def composed(phase):
     [
         ("ablation", []),
         ("ablation_grid", [GRID, "sweep=[wav2lip]"]),
-        ("grid", [GRID]),
         ("grid_gpu", [GRID]),
     ],
 )
