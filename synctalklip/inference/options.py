@@ -11,8 +11,7 @@ from synctalklip.checkpoint import file_hash
 from synctalklip.cli import CONFIGS
 from synctalklip.device import PRECISIONS
 from synctalklip.errors import SyncTalklipError
-from synctalklip.inference.parts import Speech, assert_face, state_speech
-from synctalklip.inference.rest import METHODS
+from synctalklip.inference.speech import METHODS, Speech, assert_face, state_speech
 
 SILENT_OPTIONS = ("batch_size", "buffer_mb")
 """Options that leave the video as it is."""
@@ -121,6 +120,16 @@ class Options:
             SyncTalklipError: names an option that does not exist.
         """
         return Options.from_config(asdict(self), **changes)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make."""
+
+    video: Path
+    audio: Speech
+    output: Path
+    options: Options
 
 
 def make_statement(

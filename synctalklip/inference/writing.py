@@ -14,10 +14,9 @@ import numpy as np
 
 from synctalklip.data import media
 from synctalklip.data.containers import audio_track, in_seconds, opened
-from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.inference.options import Options
-from synctalklip.inference.parts import Part, Speech
-from synctalklip.inference.voices import fitted
+from synctalklip.inference.speech import Part, Speech, fitted
+from synctalklip.progress import Stopwatch
 
 # Codecs that players of mp4 files know.
 COPIED = ("aac", "mp3", "ac3", "eac3")

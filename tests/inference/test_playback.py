@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from synctalklip.data import media
-from synctalklip.inference.playback import SourceReader
-from synctalklip.inference.timeline import frame_plan, ping_pong
+from synctalklip.inference.timeline import SourceReader, frame_plan, ping_pong
 
 SIZE = (64, 48)
 

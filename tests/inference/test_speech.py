@@ -10,11 +10,10 @@ from test_synthesize import OPTIONS, SIZE, ToyFaces, ToyModel, TwoFaces, fades, 
 from synctalklip.data import media
 from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.errors import SyncTalklipError
-from synctalklip.inference import rest as resting
-from synctalklip.inference.jobs import is_done, read_jobs
-from synctalklip.inference.parts import Part, read_speech
-from synctalklip.inference.rest import rest
-from synctalklip.inference.speaking import sound_of_shot, ticks, who_speaks
+from synctalklip.inference import speech as resting
+from synctalklip.inference.command import is_done, read_jobs
+from synctalklip.inference.faces import sound_of_shot, ticks, who_speaks
+from synctalklip.inference.speech import Part, read_speech, rest
 from synctalklip.inference.synthesize import sidecar_of, synthesize
 from synctalklip.inference.timeline import output_frames
 

@@ -22,13 +22,12 @@ from synctalklip.data.geometry import FaceError, geometry
 from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import TalkingFaceGenerator
-from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.inference import synthesize as module
+from synctalklip.inference.command import is_done, read_jobs, run_jobs, swap_jobs
 from synctalklip.inference.faces import FirstPass, identity_frame
-from synctalklip.inference.jobs import Job, is_done, read_jobs, run_jobs, swap_jobs
-from synctalklip.inference.options import Options
-from synctalklip.inference.progress import Meter
+from synctalklip.inference.options import Job, Options
 from synctalklip.inference.synthesize import sidecar_of, synthesize
+from synctalklip.progress import Meter, Stopwatch
 
 OPTIONS = Options.default()
 NTSC = Fraction(60000, 1001)
