@@ -203,9 +203,13 @@ class VideoWriter:
             interpolation=EXACT_COLOUR,
             threads=1,
         )
-        picture.pts, picture.time_base = self.frames, 1 / self._rate
+        self.write_stored(picture)
+
+    def write_stored(self, frame: av.VideoFrame) -> None:
+        """Append a frame that has the stored pixel format and colour already."""
+        frame.pts, frame.time_base = self.frames, 1 / self._rate
         self.frames += 1
-        self._container.mux(self._video.encode(picture))
+        self._container.mux(self._video.encode(frame))
 
     def write_audio(self, wave: np.ndarray) -> None:
         """Append sound, (N,) or (N,C) int16."""

@@ -162,53 +162,51 @@ class Painter:
         self.speech = [SpeechEmbeddings(model.encode_speech, voice.wave, *settings) for voice in voices]
         self.painted = self.missing = 0
 
-    def paint(self, frames: Iterable[tuple[PlannedFrame, np.ndarray]]) -> Iterator[np.ndarray]:
-        """The frames of the output, (H,W,3) uint8 BGR, in batches behind the scenes.
+    def paint(self, frames: Iterable[tuple[PlannedFrame, media.Picture]]) -> Iterator[media.Picture]:
+        """The frames of the output, in batches behind the scenes.
 
         Args:
-            frames: each planned frame with its pixels, which are written into.
+            frames: each planned frame with its picture, which is painted.
         """
         for batch in _batches(frames, self.options.batch_size, self.options.buffer_mb * 2**20):
-            planned, pixels = [each for each, _ in batch], [each for _, each in batch]
+            planned = [each for each, _ in batch]
             painted, missing = set(), set()
             for voice, speech in zip(self.voices, self.speech):
                 seen = self.faces[voice.face].painted
                 speaks = [place for place, each in enumerate(planned) if voice.covers(each.time)]
                 chosen = [place for place in speaks if seen[planned[place].source]]
-                self._paint_voice(voice, speech, [planned[place] for place in chosen], pixels, chosen)
+                self._paint_voice(voice, speech, [batch[place] for place in chosen])
                 painted.update(chosen)
                 missing.update(set(speaks) - set(chosen))
             self.painted, self.missing = self.painted + len(painted), self.missing + len(missing)
-            yield from pixels
+            yield from (picture for _, picture in batch)
 
     def _paint_voice(
-        self,
-        voice: Voice,
-        speech: SpeechEmbeddings,
-        planned: Sequence[PlannedFrame],
-        pixels: list[np.ndarray],
-        places: Sequence[int],
+        self, voice: Voice, speech: SpeechEmbeddings, batch: Sequence[tuple[PlannedFrame, media.Picture]]
     ) -> None:
-        """Replace the pixels at some places of a batch by painted ones."""
-        if not places:
+        """Paint the face of a voice where it speaks."""
+        if not batch:
             return
+        planned = [each for each, _ in batch]
         faces = self.faces[voice.face]
         boxes = [faces.boxes[each.source] for each in planned]
         identities = faces.identities[[faces.shot[each.source] for each in planned]]
         with self.watch.phase("crop"):
-            crops = np.stack([crop_face(pixels[place], box) for place, box in zip(places, boxes)])
+            regions = [picture.region(box) for (_, picture), box in zip(batch, boxes)]
+            boxes = [box - np.tile(region.origin, 2) for region, box in zip(regions, boxes)]
+            crops = np.stack([crop_face(region.pixels, box) for region, box in zip(regions, boxes)])
         with self.watch.phase("speech"):
             embeddings = speech([each.time - voice.start + self.offset for each in planned if each.time is not None])
         with self.watch.phase("network"):
             painted = self.fused(crops, identities, embeddings)
         with self.watch.phase("paste"):
-            for place, box, lower in zip(places, boxes, painted):
-                pixels[place] = paste_lower(pixels[place], box, lower, self.options.feather, self.options.shape)
+            for region, box, lower in zip(regions, boxes, painted):
+                region.put(paste_lower(region.pixels, box, lower, self.options.feather, self.options.shape))
 
 
-def _batches(items: Iterable[tuple[PlannedFrame, np.ndarray]], size: int, budget: int) -> Iterator[list]:
+def _batches(items: Iterable[tuple[PlannedFrame, media.Picture]], size: int, budget: int) -> Iterator[list]:
     """Groups of `size`, or fewer where the frames of a group would not fit into `budget` bytes."""
-    batch: list[tuple[PlannedFrame, np.ndarray]] = []
+    batch: list[tuple[PlannedFrame, media.Picture]] = []
     for item in items:
         batch.append(item)
         if len(batch) >= min(size, budget // item[1].nbytes):

@@ -112,12 +112,12 @@ class SourceReader:
     def __init__(self, path: str | Path, fps: Fraction, frames: int, budget: int, longer: str = "bounce"):
         self.path, self.fps, self.frames, self.budget, self.longer = Path(path), fps, frames, budget, longer
 
-    def read(self) -> Iterator[np.ndarray]:
+    def read(self) -> Iterator[media.Picture]:
         """Frames 0, 1, ... T-1, then those that `longer` asks for: without an end, but where it is "cut".
 
         The reader may write into what it gets.
         """
-        kept: list[np.ndarray] = []
+        kept: list[media.Picture] = []
         block, last = 1, None
         for frame in self._forwards():
             block = max(1, self.budget // frame.nbytes)
@@ -130,7 +130,7 @@ class SourceReader:
         while self.longer != "cut":
             yield from self._again(kept, block)
 
-    def _again(self, kept: list[np.ndarray], block: int) -> Iterator[np.ndarray]:
+    def _again(self, kept: list[media.Picture], block: int) -> Iterator[media.Picture]:
         """One turn after the first, from the frames that were kept or from the file."""
         if kept:
             back = range(self.frames - 2, 0, -1) if self.longer == "bounce" else ()
@@ -140,21 +140,21 @@ class SourceReader:
             yield from self._backwards(block)
         yield from self._forwards()
 
-    def _forwards(self) -> Iterator[np.ndarray]:
-        return islice(media.read_frames(self.path, self.fps, square=False), self.frames)
+    def _forwards(self) -> Iterator[media.Picture]:
+        return islice(media.read_pictures(self.path, self.fps), self.frames)
 
-    def _backwards(self, block: int) -> Iterator[np.ndarray]:
+    def _backwards(self, block: int) -> Iterator[media.Picture]:
         """Frames T-2 down to 1."""
         for stop in range(self.frames - 1, 1, -block):
             start = max(1, stop - block)
             frames = self._seek(start, stop)
             if frames is None:
                 # The container cannot be searched: the slow way from the front.
-                frames = list(islice(media.read_frames(self.path, self.fps, square=False), start, stop))
+                frames = list(islice(media.read_pictures(self.path, self.fps), start, stop))
             while frames:
                 yield frames.pop()
 
-    def _seek(self, start: int, stop: int) -> list[np.ndarray] | None:
+    def _seek(self, start: int, stop: int) -> list[media.Picture] | None:
         """Frames start..stop-1 by a jump to a key frame before them; None where that cannot be trusted."""
         with av.open(str(self.path)) as container:
             # What the frames of these carry is not when they are shown.
@@ -173,10 +173,10 @@ class SourceReader:
 
     def _nearest(
         self, stream: av.VideoStream, decoded: Iterator[av.VideoFrame], origin: Fraction, start: int, stop: int
-    ) -> list[np.ndarray] | None:
+    ) -> list[media.Picture] | None:
         """The frame nearest in time to each tick start..stop-1, the rule of `media.read_frames`."""
-        frames: list[np.ndarray] = []
-        convert = media.FramePixels(stream, "bgr24", square=False)
+        frames: list[media.Picture] = []
+        convert = media.FramePictures(stream)
         last, last_time = None, Fraction(0)
         for frame in decoded:
             if frame.pts is None:

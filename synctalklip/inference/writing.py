@@ -31,7 +31,7 @@ AAC_LAYOUTS |= {"downmix": "stereo", "quad(side)": "quad", "5.0(side)": "5.0", "
 
 def write(
     output: str | Path,
-    frames: Iterable[np.ndarray],
+    frames: Iterable[media.Picture],
     fps: Fraction,
     speech: Speech,
     shown: media.MediaInfo,
@@ -58,31 +58,30 @@ def write(
     """
     frames = iter(frames)
     first = next(frames)
-    size = first.shape[1], first.shape[0]
     comment = {"comment": json.dumps(statement)}
     with ExitStack() as stack:
         sound = stack.enter_context(sound_of(speech, output, options.audio_track))
         writer = media.VideoWriter(
             output,
             fps,
-            size,
+            first.size,
             crf=options.crf,
             metadata=comment,
             threads=0,
             pixel_aspect=shown.pixel_aspect,
-            colour=shown.colour or media.Colour(),
+            colour=first.colour,
             **sound.format,
         )
         stack.enter_context(writer)
         for count, frame in enumerate(chain([first], frames), 1):
             with watch.phase("encode"):
-                writer.write(frame)
+                writer.write_stored(frame.frame())
                 sound.feed(writer, count / fps)
         with watch.phase("encode"):
             sound.feed(writer, None if length is None else length / fps)
             # The encoder holds frames back until it is closed.
             stack.close()
-    return size
+    return first.size
 
 
 class EncodedSound:

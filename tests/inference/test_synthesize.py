@@ -85,7 +85,7 @@ def make(tmp_path):
 
         def recording(*arguments):
             for frame in original(*arguments):
-                raw.append(frame.copy())
+                raw.append(frame.bgr())
                 yield frame
 
         module.Painter.paint = recording
@@ -185,15 +185,17 @@ def test_output_has_the_rate_of_the_source_and_the_speech(make, fps):
 def test_only_the_lower_half_of_the_box_changes(make, shape):
     shown = [picture(seed) for seed in range(4)]
     _, frames = make(shown, silence(4), shape=shape)
-    for source, frame in zip(source_of(make, 25), frames):
+    pictures = media.read_pictures(make.folder / "video.mp4", 25)
+    for source, frame in zip([picture.bgr() for picture in pictures], frames):
         x1, y1, x2, y2 = geometry(ToyFaces().landmarks(source, ToyFaces().detect(source)[0, :4])[None]).boxes[0]
         changed = (frame != source).any(2)
         rows, columns = np.nonzero(changed)
         assert changed.any()
-        assert rows.min() >= (y1 + y2) / 2
-        assert rows.max() <= y2
-        assert columns.min() >= x1
-        assert columns.max() <= x2
+        # Colour is stored for 2 x 2 pixels and blended with its neighbours where it is shown.
+        assert rows.min() >= (y1 + y2) / 2 - 3
+        assert rows.max() <= y2 + 3
+        assert columns.min() >= x1 - 3
+        assert columns.max() <= x2 + 3
         # Black on grey: what lies beside the chin keeps its collar in the shape of a face only.
         side, half = x2 - x1, (y1 + y2) / 2
         beside = changed[
@@ -203,7 +205,7 @@ def test_only_the_lower_half_of_the_box_changes(make, shape):
         middle = frame[
             round(half + 0.1 * side) : round(half + 0.3 * side), round(x1 + 0.3 * side) : round(x2 - 0.3 * side)
         ]
-        assert (middle == 0).all()
+        assert (middle <= 3).all()
 
 
 def test_odd_size_is_kept_to_the_pixel_before_encoding(make):
@@ -467,15 +469,13 @@ def test_what_is_not_painted_keeps_its_colour(tmp_path, size, matrix, red):
     for path in (video, report.output):
         with av.open(str(path)) as container:
             frame = next(container.decode(video=0))
-            stored.append(frame.to_ndarray()[: size[1] // 5].astype(int))
+            stored.append(frame.to_ndarray())
     assert frame.colorspace == matrix
-    assert np.abs(stored[0] - stored[1]).max() <= 1
-    before, after = media.read_video(video)[0].astype(int), media.read_video(report.output)[0].astype(int)
-    changes = np.abs(before - after)[: size[1] // 5].max((0, 2))
-    # Colour is stored for two pixels at once, so that the edge of a bar is not exact.
-    edges = np.abs(np.diff(before[0], axis=0)).max(1) > 2
-    near = np.convolve(edges, np.ones(9), "same")[: size[0] - 1] > 0
-    assert changes[:-1][~near].max() <= 2
+    upper = slice(size[1] // 5)
+    assert np.array_equal(stored[0][upper], stored[1][upper])
+    before, after = media.read_video(video)[0], media.read_video(report.output)[0]
+    # Edges of a bar, too.
+    assert np.array_equal(before[upper][:-4], after[upper][:-4])
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mkv", "aac"), ("mp3", "libmp3lame"), ("mkv", "ac3")])
