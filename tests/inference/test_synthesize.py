@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from synctalklip.avsyncnet.model import AVHubertConfig
 from synctalklip.cli import CONFIGS
 from synctalklip.data import media
+from synctalklip.data.encode import MediaError
 from synctalklip.data.geometry import FaceError, geometry
 from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.errors import SyncTalklipError
@@ -320,7 +321,7 @@ def test_identity_by_index_must_show_a_face(make):
         {"sampling": "cubic"},
         {"batch_size": 0},
         {"batch_size": "x"},
-        {"crf": 60},
+        {"quality": 60},
         {"tial": "cut"},
         {"audio_track": -1},
         {"audio_track": "en"},
@@ -385,7 +386,7 @@ def test_one_of_two_faces_speaks(tmp_path, face, side):
         frame[:, 160 * side : 160 * (side + 1)] = 0
     media.write_video(video, shown, pixel_format="yuv444p", crf=0)
     media.write_wav(audio, silence(12))
-    chosen = OPTIONS.replace(face=face, longest_gap=0.0, crf=0)
+    chosen = OPTIONS.replace(face=face, longest_gap=0.0, quality=0)
     report = synthesize(ToyModel(), video, audio, tmp_path / "out.mp4", chosen, TwoFaces())
     assert (report.painted, report.faces_missing) == (9, 3)
     source, made = media.read_video(video, None).astype(int), media.read_video(tmp_path / "out.mp4", None)
@@ -445,7 +446,7 @@ def test_pixels_that_are_not_square_are_shown_as_they_were(tmp_path):
     video = make_media(tmp_path / "video.mp4", [squeezed(shown, aspect)] * 2, aspect=aspect)
     media.write_wav(tmp_path / "speech.wav", click(2, 0))
     finder = instantiate(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
-    options = OPTIONS.replace(crf=4)
+    options = OPTIONS.replace(quality=4)
     report = synthesize(ToyModel(), video, tmp_path / "speech.wav", tmp_path / "out.mp4", options, finder)
     assert report.painted == 2
     before, after = media.probe(video), media.probe(report.output)
@@ -463,7 +464,7 @@ def test_what_is_not_painted_keeps_its_colour(tmp_path, size, matrix, red):
     bars = [red, (120, 100, 150), (200, 120, 130), (90, 150, 100)]
     video = flat_video(tmp_path / "video.mp4", bars, size, None)
     media.write_wav(tmp_path / "speech.wav", silence(2))
-    options = OPTIONS.replace(crf=0)
+    options = OPTIONS.replace(quality=0)
     report = synthesize(ToyModel(), video, tmp_path / "speech.wav", tmp_path / "out.mp4", options, ToyFaces())
     stored = []
     for path in (video, report.output):
@@ -608,3 +609,32 @@ def test_swapped_speech(tmp_path):
 def test_no_face_error_is_a_face_error(make):
     with pytest.raises(FaceError):
         make([np.zeros((64, 64, 3), np.uint8)] * 3, silence(3))
+
+
+@pytest.mark.parametrize(("codec", "tag"), [("h264", "avc1"), ("hevc", "hvc1"), ("av1", "av01")])
+def test_any_codec_is_visually_lossless_by_default(make, codec, tag):
+    shown = [picture(seed, (320, 240)) for seed in range(8)]
+    _, frames = make(shown, silence(8), codec=codec)
+    with av.open(str(make.folder / "out.mp4")) as container:
+        track = container.streams.video[0]
+        assert (track.codec.canonical_name, track.codec_tag) == (codec, tag)
+        made = [frame.to_ndarray(format="bgr24") for frame in container.decode(track)]
+    assert len(made) == len(frames) == 8
+    error = np.mean((np.array(made, float) - np.array(frames)) ** 2)
+    assert 10 * np.log10(255**2 / error) > 38
+
+
+def test_quality_is_a_choice(make):
+    sizes = []
+    for quality in (0, 18, 40):
+        make([picture(seed) for seed in range(8)], silence(8), quality=quality)
+        sizes.append((make.folder / "out.mp4").stat().st_size)
+    assert sizes[0] > 1.5 * sizes[1] > 3 * sizes[2]
+
+
+def test_a_container_that_cannot_hold_the_codec_is_named(make):
+    media.write_video(make.folder / "v.mp4", [picture()] * 2)
+    media.write_wav(make.folder / "s.wav", silence(2))
+    inputs = make.folder / "v.mp4", make.folder / "s.wav", make.folder / "out.avi"
+    with pytest.raises(MediaError, match=r"out\.avi: \.avi files hold no hevc; end it in \.mp4 or \.mkv"):
+        synthesize(ToyModel(), *inputs, OPTIONS.replace(codec="hevc"), ToyFaces())
