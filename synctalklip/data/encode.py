@@ -111,7 +111,7 @@ class Codec:
     Attributes:
         encoder: FFmpeg's name.
         most: largest crf, 0 being the least.
-        options: for the encoder; "{threads}" stands for the number of its threads.
+        options: for the encoder; "{threads}" stands for the number of its threads, "{preset}" for its effort.
         tag: by which players know the stream in mp4 files, None for the usual one.
         containers: that can hold it.
     """
@@ -122,10 +122,10 @@ class Codec:
     tag: str | None = None
     containers: tuple[str, ...] = ("matroska", "mov", "mp4")
 
-    def settings(self, crf: float, threads: int) -> dict[str, str]:
+    def settings(self, crf: float, threads: int, preset: str) -> dict[str, str]:
         """What the encoder is opened with."""
-        given = {name: value.format(threads=threads, pools=threads or "*") for name, value in self.options.items()}
-        return {"crf": f"{crf:g}", **given}
+        values = {"threads": threads, "pools": threads or "*", "preset": preset}
+        return {"crf": f"{crf:g}", **{name: option.format(**values) for name, option in self.options.items()}}
 
 
 CODECS = {
@@ -133,7 +133,7 @@ CODECS = {
     "h264": Codec(
         "libx264",
         51,
-        {"preset": "fast", "threads": "{threads}", "x264-params": "mbtree=0"},
+        {"preset": "{preset}", "threads": "{threads}", "x264-params": "mbtree=0"},
         containers=("matroska", "mov", "mp4", "avi"),
     ),
     # Apple's players know HEVC by this tag alone.
@@ -159,6 +159,7 @@ class VideoWriter:
         layout: channels of `write_audio`, a name that the AAC encoder knows ("mono", "stereo", "5.1").
         crf: quality, 18 is visually clean, lower is better; 0 is lossless with h264.
         codec: one of `CODECS`.
+        preset: effort of x264.
         pixel_format: stored pixels, "yuv420p" plays everywhere, "yuv444p" keeps full colour resolution.
         metadata: tags of the container.
         threads: encoder threads, 0 for one per core. The bytes depend on it.
@@ -172,6 +173,7 @@ class VideoWriter:
         sample_rate: int | None = None,
         crf: float = 18,
         codec: str = "h264",
+        preset: str = "fast",
         pixel_format: str = "yuv420p",
         metadata: dict[str, str] | None = None,
         threads: int = 1,
@@ -190,7 +192,7 @@ class VideoWriter:
         even = 2 if pixel_format == "yuv420p" else 1
         self._margin = tuple((-side) % even for side in size)
         self._pixel_aspect, self._colour = pixel_aspect, colour
-        self._codec, self._video_options = CODECS[codec], CODECS[codec].settings(crf, threads)
+        self._codec, self._video_options = CODECS[codec], CODECS[codec].settings(crf, threads, preset)
         self._pixel_format = pixel_format
         self._metadata = metadata or {}
         self._converter = VideoReformatter()

@@ -234,7 +234,7 @@ def read_frames(path: str | Path, fps: float | Fraction | None = FPS, threads: i
 
 def read_pictures(path: str | Path, fps: float | Fraction | None = FPS) -> Iterator[Picture]:
     """As `read_frames`, as stored: the pixels have the shape that they have in the file."""
-    return _read(path, fps, 1, FramePictures)
+    return _read(path, fps, 0, FramePictures)
 
 
 def read_video(path: str | Path, fps: float | Fraction | None = FPS) -> np.ndarray:

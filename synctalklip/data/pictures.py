@@ -111,9 +111,10 @@ class Region:
 
     def put(self, pixels: np.ndarray) -> None:
         """Write the pixels that differ from `pixels` into the picture, with the colour of the 2 x 2 around each."""
-        changed = (pixels != self.pixels).any(2)
-        height, width = changed.shape
-        blocks = changed.reshape(height // 2, 2, width // 2, 2).any((1, 3))
+        # `any` over an axis of three takes ten times as long.
+        differ = pixels != self.pixels
+        changed = differ[:, :, 0] | differ[:, :, 1] | differ[:, :, 2]
+        blocks = changed[::2, ::2] | changed[::2, 1::2] | changed[1::2, ::2] | changed[1::2, 1::2]
         painted = _planes_of(_to_stored(av.VideoFrame.from_ndarray(pixels, format="bgr24"), self._picture.colour))
         places = (self._rows, self._columns), *[(_half(self._rows), _half(self._columns))] * 2
         for plane, place, new, where in zip(self._picture.planes, places, painted, (changed, blocks, blocks)):

@@ -105,7 +105,7 @@ class FirstPass:
         Raises:
             FaceError: no frame shows a face, or none shows so many as a rule asks for.
         """
-        frames = self.watch.watch(media.read_frames(self.video, self.fps), "decode")
+        frames = self.watch.watch(media.read_frames(self.video, self.fps, threads=0), "decode")
         asked = [ALL if rule == SPEAKING else rule for rule in rules]
         try:
             shots = follow_shots(self.meter.watch(islice(frames, spoken)), self.detector, asked)
@@ -144,7 +144,7 @@ class FirstPass:
         return track.cuts(self.options.crop_rule, self.shown.width, self.shown.height, self.window).boxes
 
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
-        return enumerate(self.watch.watch(media.read_frames(self.video, self.fps), "decode"))
+        return enumerate(self.watch.watch(media.read_frames(self.video, self.fps, threads=0), "decode"))
 
     def _plan(self, shots: Sequence[Shot], keys: Sequence[str | int]) -> FacePlan:
         """One face of each shot as one plan of the whole video."""

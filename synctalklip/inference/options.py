@@ -99,7 +99,7 @@ class Options:
             raise SyncTalklipError(f"audio_track={self.audio_track}: choose 0, 1, ... or null for the default track")
         most = CODECS[self.codec].most
         if not 0 <= self.quality <= most:
-            raise SyncTalklipError(f"quality={self.quality}: choose 0 (best) to {most}; 18 is visually lossless")
+            raise SyncTalklipError(f"quality={self.quality}: choose 0 (best) to {most}; 17 is visually lossless")
         for name in ("still_fps", "batch_size", "speech_chunk", "speech_context", "buffer_mb"):
             if getattr(self, name) <= 0:
                 raise SyncTalklipError(f"{name}={getattr(self, name)}: must be above 0")

@@ -67,6 +67,8 @@ def write(
             first.size,
             crf=options.quality,
             codec=options.codec,
+            # At quality 17 as good and as small as "fast" at 18, in less than half of the time.
+            preset="veryfast",
             metadata=comment,
             threads=0,
             pixel_aspect=shown.pixel_aspect,

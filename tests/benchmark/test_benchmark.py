@@ -323,7 +323,7 @@ def test_stage_2_is_measured_in_both_forms():
 def test_inference_is_measured_for_every_size_and_precision():
     from synctalklip.benchmark.inference import run
 
-    cfg = config("repeats=1", "inference.images=2")
+    cfg = config("repeats=1", "inference.images=2", "inference.videos=[[180,144]]", "inference.frames=4")
     cfg.inference.sizes = {"tiny": 16}
     rows = re.findall(r"\| tiny +\| +(fp32|bf16) \| +[\d.]+ \| +([\d.]+) \| +1 \|", run(cfg))
     assert [name for name, _ in rows] == [precision.name for precision in parts.precisions(cfg, CPU)]
