@@ -14,7 +14,7 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.data.manifest import read_manifest
 
     features, rate = features_of(cfg.iteration, cfg.checkpoint, cfg.layer, cfg.batch_frames)
-    clips = read_manifest(cfg.data.prepared)
+    clips = read_manifest(cfg.data)
     folder = Path(cfg.data.prepared) / "labels" / cfg.name
     settings = KMeansSettings(clusters=cfg.clusters, **cfg.fit)
     done = cluster(features, clips, settings, rate, folder, cfg.seed)

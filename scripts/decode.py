@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     expert = load_reader(cfg.checkpoint, device)
-    clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
+    clips = [clip for clip in read_manifest(cfg.data, cfg.split) if clip.text]
     generation = Generation(**to_dict(cfg.generation))
     readings = list(read_clips(expert, clips, generation, cfg.modalities, cfg.batch_frames))
     folder = Path(cfg.run.dir)

@@ -10,9 +10,11 @@ def main(cfg: DictConfig) -> None:
     """Find the clips of the corpus and prepare what is missing."""
     from synctalklip.cli import build, to_dict
     from synctalklip.data.layouts import select
+    from synctalklip.data.manifest import assert_one_corpus
     from synctalklip.data.prepare import prepare
     from synctalklip.data.prepare_clip import Settings
 
+    assert_one_corpus(cfg.data)
     clips = select(build(cfg.data.layout), cfg.data.split, cfg.data.limit)
     settings = Settings(**{name: cfg[name] for name in Settings.__dataclass_fields__})
     face = to_dict(cfg.detector)

@@ -13,7 +13,7 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.evaluation.gates import WrongMouths
     from synctalklip.evaluation.table2 import compare, tables, write
 
-    clips = [clip for clip in read_manifest(cfg.data.prepared, cfg.split) if clip.text]
+    clips = [clip for clip in read_manifest(cfg.data, cfg.split) if clip.text]
     device = choose_device(cfg.device)
     generation = Generation(**to_dict(cfg.generation))
     wrong = WrongMouths(**cfg.wrong_mouths) if cfg.wrong_mouths else None

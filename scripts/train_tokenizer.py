@@ -11,7 +11,7 @@ def main(cfg: DictConfig) -> None:
     from synctalklip.data.text import train_tokenizer
 
     settings = cfg.data.tokenizer
-    texts = [clip.text for clip in read_manifest(cfg.data.prepared, "train")]
+    texts = [clip.text for clip in read_manifest(cfg.data, "train")]
     tokenizer = train_tokenizer(texts, settings.path, settings.type, settings.size)
     print(f"{settings.path}: {tokenizer.size} symbols from {sum(map(bool, texts))} transcripts")
 

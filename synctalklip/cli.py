@@ -106,7 +106,19 @@ def read_arguments(words: Sequence[str], plain: Sequence[str] = ()) -> list[str]
             "./name"
         )
     given = dict(zip(names, (f"{key}={quote(name)}" for key, name in zip(plain, names))))
-    return [given.get(word) or (word if word in flags else _readable(word, bool(flags))) for word in words]
+    read = [given.get(word) or (word if word in flags else _readable(word, bool(flags))) for word in words]
+    return [each for word in read for each in _corpora(word)]
+
+
+def _corpora(word: str) -> list[str]:
+    """`data=[a,b]`, corpora that are read as one, in Hydra's own terms; any other argument as it is."""
+    found = re.fullmatch(r"data=\[([\w, -]+)\]", word)
+    if found is None:
+        return [word]
+    names = [name.strip() for name in found[1].split(",")]
+    if len(set(names)) != len(names) or "" in names:
+        raise SyncTalklipError(f"{word}: name each corpus once")
+    return ["data=several", f"data.name={'+'.join(names)}", *(f"+data@data.corpora.{name}={name}" for name in names)]
 
 
 def quote(value: str) -> str:

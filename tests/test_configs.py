@@ -10,6 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from synctalklip.cli import read_arguments
+from synctalklip.errors import SyncTalklipError
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 ROOT_FILES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "run")
@@ -50,9 +53,23 @@ def test_root_files_compose_and_have_a_script(name):
 
 @pytest.mark.parametrize("data", sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml")))
 def test_data_configs_compose(data):
-    cfg = composed("prepare", f"data={data}", "data.root=somewhere")
-    assert cfg.data.name == data
-    assert cfg.data.prepared == f"data/prepared/{data}"
+    cfg = composed("prepare", f"data={data}", *(["data.name=several"] if data == "several" else []))
+    assert cfg.data.name == data.replace("_", "+")
+    assert cfg.data.prepared == f"data/prepared/{cfg.data.name}"
+    assert OmegaConf.to_container(cfg.data, resolve=True).keys() >= {"name", "prepared", "tokenizer"}
+
+
+def test_several_corpora_are_whole_configs_each():
+    words = read_arguments(["data=[grid,synthetic]", "data.corpora.grid.root=/corpora/grid", "data.weights={grid: 2}"])
+    cfg = composed("train_avsyncnet", *words).data
+    assert (cfg.name, cfg.prepared) == ("grid+synthetic", "data/prepared/grid+synthetic")
+    assert cfg.corpora.grid.layout.root == "/corpora/grid"
+    assert [corpus.prepared for corpus in cfg.corpora.values()] == ["data/prepared/grid", "data/prepared/synthetic"]
+    assert composed("train_avsyncnet", "experiment=avsyncnet/pretrain_large").data.corpora.keys() == {"lrs3", "vox2"}
+    # A corpus of the command line takes the place of all of them.
+    assert "corpora" not in composed("train_avsyncnet", "experiment=avsyncnet/pretrain_large", "data=grid").data
+    with pytest.raises(SyncTalklipError, match="name each corpus once"):
+        read_arguments(["data=[grid,grid]"])
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -68,7 +85,8 @@ def test_an_experiment_is_a_whole_recipe(experiment):
     assert all(key.startswith("override /") for entry in stated["defaults"] for key in entry)
     groups = {key.removeprefix("override /") for entry in stated["defaults"] for key in entry}
     # Eq. 5 has a distance to name, and a recipe may choose its variant.
-    groups -= {"variant"}
+    # The published pre-training names its corpora.
+    groups -= {"variant", "data"}
     assert groups == GROUPS[script] | ({"distance"} if loss.get("lambda_av") else groups & {"distance"})
     if script == "train_generator":
         assert set(stated["optim"]) == {"generator", "discriminator", "schedule"}

@@ -119,9 +119,9 @@ class DistanceTrainer:
 
     def _clips(self, split: str) -> list[Clip]:
         """As many clips of a split as the config asks for, spread evenly over it."""
-        clips, most = read_manifest(self.cfg.data.prepared, split), self.cfg.clips[split] or None
+        clips, most = read_manifest(self.cfg.data, split, draw=True), self.cfg.clips[split] or None
         if not clips:
-            raise SyncTalklipError(f"{self.cfg.data.prepared}: has no clip of the split {split}: prepare some")
+            raise SyncTalklipError(f"{self.cfg.data.name}: has no clip of the split {split}: prepare some")
         count = min(len(clips), most or len(clips))
         return [clips[index * len(clips) // count] for index in range(count)]
 

@@ -24,6 +24,10 @@ class AVSyncNetTaskConfig(FairseqDataclass):
     """Data of stage 1; see `Augmentation` and `Limits` for the nested fields."""
 
     prepared: str = field(default=MISSING, metadata={"help": "folder that holds manifest.jsonl"})
+    corpora: dict[str, str] | None = field(
+        default=None, metadata={"help": "of several corpora read as one, the folder of each; labels lie in `prepared`"}
+    )
+    weights: dict[str, float] | None = field(default=None, metadata={"help": "how often clips of a corpus come"})
     tokenizer: str | None = field(default=None, metadata={"help": "sentencepiece model; null to pre-train"})
     labels: list[str] = field(
         default_factory=list, metadata={"help": "folders under <prepared>/labels to predict; [] to fine-tune"}
@@ -119,11 +123,17 @@ def _one_roi_mode(clips: list[Clip], prepared: str) -> str:
     return modes[0]
 
 
-def _clips_of(prepared: str, split: str, seed: int | None) -> list[Clip]:
+def _source(cfg: AVSyncNetTaskConfig) -> dict[str, Any]:
+    """What `read_manifest` takes."""
+    corpora = {name: {"prepared": folder} for name, folder in (cfg.corpora or {}).items()}
+    return {"prepared": cfg.prepared, "corpora": corpora, "weights": cfg.weights}
+
+
+def _clips_of(source: dict[str, Any], split: str, seed: int | None) -> list[Clip]:
     """Clips of a split; with a seed those of train and valid are dealt anew, as many to each as before."""
     if seed is None or split not in ("train", "valid"):
-        return read_manifest(prepared, split)
-    clips = [clip for clip in read_manifest(prepared) if clip.split in ("train", "valid")]
+        return read_manifest(source, split, draw=True)
+    clips = [clip for clip in read_manifest(source) if clip.split in ("train", "valid")]
     held_out = sum(clip.split == "valid" for clip in clips)
     order = np.random.default_rng(seed).permutation(len(clips))
     chosen = order[:held_out] if split == "valid" else order[held_out:]
@@ -150,7 +160,7 @@ class AVSyncNetTask(FairseqTask):
 
     def _manifest(self) -> list[Clip]:
         if "manifest" not in self._cached:
-            self._cached["manifest"] = read_manifest(self.cfg.prepared)
+            self._cached["manifest"] = read_manifest(_source(self.cfg))
         return self._cached["manifest"]
 
     def _label_sets(self) -> list[FrameLabels]:
@@ -200,7 +210,7 @@ class AVSyncNetTask(FairseqTask):
         """Make `datasets[split]`; only the split called train is augmented."""
         cfg = task_cfg or self.cfg
         training = split == "train"
-        clips = _clips_of(cfg.prepared, split, cfg.resplit)
+        clips = _clips_of(_source(cfg), split, cfg.resplit)
         _one_roi_mode(clips, cfg.prepared)
         limits = _plain(cfg.limits)
         inner = ClipDataset(

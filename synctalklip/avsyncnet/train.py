@@ -53,6 +53,8 @@ def fairseq_config(cfg: DictConfig) -> DictConfig:
     from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
     chosen = OmegaConf.create(to_dict(cfg.fairseq, resolve=True))
+    if corpora := cfg.data.get("corpora"):
+        chosen.task.corpora = {name: corpus.prepared for name, corpus in corpora.items()}
     chosen.model = OmegaConf.merge(_structure(cfg, chosen.model.get("_name")), chosen.model)
     registries = {
         "model": MODEL_DATACLASS_REGISTRY,
@@ -201,6 +203,7 @@ _MAY_CHANGE = (
     "task.cache",
     "task.disk_cache",
     "task.prepared",
+    "task.corpora",
     "task.tokenizer",
 )
 
@@ -239,10 +242,12 @@ def _settings(node: DictConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def walk(value: Any, name: str) -> None:
+        if name in _MAY_CHANGE:
+            return
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(inner, f"{name}.{key}")
-        elif name not in _MAY_CHANGE:
+        else:
             found[name] = value
 
     for section in _IDENTITY:

@@ -5,8 +5,9 @@ Labels are a cluster for every frame, kept as text beside the clips. T video fra
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Clip:
     """One prepared clip. Its files lie under `root`, named by `id`.
 
     Attributes:
-        id: unique name, may hold "/".
+        id: unique name, may hold "/"; begins with that of its corpus and "/" where several are read as one.
         split: one of `SPLITS`.
         frames: T, video frames at 25 Hz.
         samples: sound samples at 16 kHz.
@@ -43,6 +44,7 @@ class Clip:
         roi_mode: how the mouth ROI was cut.
         root: folder of the manifest; not part of the record.
         words: (word, start, end) in seconds from the first frame, empty where the corpus does not tell.
+        corpus: which of several corpora it belongs to, "" where one is read; not part of the record.
     """
 
     id: str
@@ -55,26 +57,32 @@ class Clip:
     roi_mode: str = "landmark"
     root: Path = field(default=Path("."), compare=False)
     words: tuple[tuple[str, float, float], ...] = ()
+    corpus: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        """The id within its own folder."""
+        return self.id.removeprefix(f"{self.corpus}/") if self.corpus else self.id
 
     @property
     def faces(self) -> Path:
         """Face crops, (T,96,96,3), mp4."""
-        return self.root / "faces" / f"{self.id}.mp4"
+        return self.root / "faces" / f"{self.name}.mp4"
 
     @property
     def rois(self) -> Path:
         """Grey mouth ROIs, (T,96,96), mp4."""
-        return self.root / "rois" / f"{self.id}.mp4"
+        return self.root / "rois" / f"{self.name}.mp4"
 
     @property
     def wav(self) -> Path:
         """Sound, 16 kHz mono int16."""
-        return self.root / "audio" / f"{self.id}.wav"
+        return self.root / "audio" / f"{self.name}.wav"
 
     @property
     def track(self) -> Path:
         """Boxes, landmarks and matrices of every frame, npz."""
-        return self.root / "tracks" / f"{self.id}.npz"
+        return self.root / "tracks" / f"{self.name}.npz"
 
     def files(self) -> tuple[Path, ...]:
         return self.faces, self.rois, self.wav, self.track
@@ -100,7 +108,7 @@ def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
 
     def record(clip: Clip) -> dict:
         fields = asdict(clip) | {"preparation": PREPARATION}
-        del fields["root"]
+        del fields["root"], fields["corpus"]
         return fields
 
     write_jsonl(path, (record(clip) for clip in sorted(clips, key=lambda clip: clip.id)))
@@ -144,21 +152,72 @@ def _parse(line: bytes, root: Path) -> Clip:
     return clip
 
 
-def read_manifest(path: str | Path, split: str | None = None) -> list[Clip]:
-    """Read and check a manifest.
+def read_manifest(source: str | Path | Mapping[str, Any], split: str | None = None, draw: bool = False) -> list[Clip]:
+    """Read and check a manifest, or those of several corpora as one.
 
     Args:
-        path: the `manifest.jsonl` of a prepared folder, or that folder.
+        source: the `manifest.jsonl` of a prepared folder, or that folder, or a mapping with `prepared`, as `cfg.data`;
+            where it has `corpora`, those are read, each with its `prepared`.
         split: keep only this split.
+        draw: list clips of `train` as often as a training shall meet them, by the `weights` of their corpora.
 
     Returns:
-        Clips in the order of the file.
+        Clips in the order of the file, one corpus after the other.
 
     Raises:
         ManifestError: no such file, a folder of another version of the preparation, a line that is no clip, an id
-            twice, a clip whose files are gone, or nothing left after `split`.
+            twice, a clip whose files are gone, nothing left after `split`, or a weight of no corpus.
     """
-    path = Path(path)
+    if not isinstance(source, Mapping):
+        return _read_folder(Path(source), split)
+    corpora = source.get("corpora")
+    if not corpora:
+        return _read_folder(Path(source["prepared"]), split)
+    weights, clips = _weights(corpora, source.get("weights") or {}), []
+    for name, corpus in corpora.items():
+        found = _read_folder(Path(corpus["prepared"]), split, empty=True)
+        for clip, times in zip(found, _spread(weights[name], len(found))):
+            named = replace(clip, id=f"{name}/{clip.id}", corpus=name)
+            clips += [named] * (times if draw and clip.split == "train" else 1)
+    if not clips:
+        raise ManifestError(
+            f"{', '.join(corpora)}: no clip of split {split or 'any'}; check the split rules of their configs"
+        )
+    return clips
+
+
+def assert_one_corpus(data: Mapping[str, Any]) -> None:
+    """Refuse several corpora for work that writes into the folder of one.
+
+    Raises:
+        ManifestError: names them.
+    """
+    if data.get("corpora"):
+        each = ", ".join(f"data={name}" for name in data["corpora"])
+        raise ManifestError(f"{data['name']}: do this for each corpus by itself, {each}")
+
+
+def _weights(corpora: Collection[str], weights: Mapping[str, Any]) -> dict[str, float]:
+    """How often the clips of each corpus come; those of the corpus that comes least come once."""
+    wrong = {name: weight for name, weight in weights.items() if name not in corpora or not _is_weight(weight)}
+    if wrong:
+        raise ManifestError(f"data.weights={wrong}: give a number above 0 to some of {', '.join(corpora)}")
+    every = {name: float(weights.get(name, 1)) for name in corpora}
+    return {name: weight / min(every.values()) for name, weight in every.items()}
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _spread(weight: float, count: int) -> list[int]:
+    """How often each of `count` clips comes, so that the mean is `weight` and no two differ by more than one."""
+    ends = [math.floor(place * weight + 1e-9) for place in range(count + 1)]
+    return [after - before for before, after in pairwise(ends)]
+
+
+def _read_folder(path: Path, split: str | None, empty: bool = False) -> list[Clip]:
+    """See `read_manifest`; `empty`: a folder may hold no clip of the split."""
     path = path / "manifest.jsonl" if path.is_dir() else path
     if not path.is_file():
         raise ManifestError(f"{path}: there is no such manifest; run scripts/prepare.py first")
@@ -176,7 +235,7 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Clip]:
             raise ManifestError(f"{path}, line {number}: clip {clip.id!r} is listed twice; remove one of the lines")
         clips[clip.id] = clip
     kept = [clip for clip in clips.values() if split is None or clip.split == split]
-    if not kept:
+    if not kept and not empty:
         raise ManifestError(f"{path}: no clip of split {split or 'any'}; check the split rule of the data config")
     for clip in kept:
         for file in clip.files():

@@ -78,7 +78,7 @@ class Evaluation:
         if cfg.on_missing not in ("error", "report"):
             raise MetricError(f"on_missing={cfg.on_missing}: choose error or report")
         self.cfg, self.directory = cfg, Path(cfg.run.dir)
-        clips = read_manifest(cfg.data.prepared, cfg.split)
+        clips = read_manifest(cfg.data, cfg.split)
         self.pairs = pair_clips(clips, cfg.setting)[: cfg.limit]
         self.roi_mode = clips[0].roi_mode
         device = choose_device(cfg.device)

@@ -247,7 +247,7 @@ class LipJudge:
 
     def recorded(self, clip: Clip, faces: np.ndarray, box: np.ndarray) -> np.ndarray:
         """Landmarks of a recording, (T,68,2): every method is compared with them, so they are read once and kept."""
-        path = Path(clip.root) / "cache" / self.cache / f"{clip.id}.npy"
+        path = Path(clip.root) / "cache" / self.cache / f"{clip.name}.npy"
         stored = stored_array(path, clip.faces)
         if stored is not None and stored.shape == (clip.frames, 68, 2):
             return np.asarray(stored)

@@ -46,7 +46,7 @@ class StageTwoData:
             raise SyncTalklipError(f"{path}: holds no tokenizer, so it cannot read lips; set loss.lambda_lip=0")
         self.sets: dict[str, WindowDataset] = {}
         for split, limit in (("train", None), ("valid", self.options["valid_clips"])):
-            clips = read_manifest(config["data"]["prepared"], split)[:limit]
+            clips = read_manifest(config["data"], split, draw=True)[:limit]
             _assert_roi_mode(clips, expert.roi_mode, path)
             if syncs:
                 _assert_windows_fit_syncnet(clips, windows)

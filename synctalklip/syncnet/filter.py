@@ -19,7 +19,7 @@ from tqdm import tqdm
 from synctalklip.checkpoint import write_atomically
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader, clip_mfcc
-from synctalklip.data.manifest import Clip, Rejected, read_manifest, write_jsonl, write_manifest
+from synctalklip.data.manifest import Clip, Rejected, assert_one_corpus, read_manifest, write_jsonl, write_manifest
 from synctalklip.device import choose_device
 from synctalklip.errors import MetricError, SyncTalklipError
 from synctalklip.syncnet.lse import LSE, load_syncnet, score_clip
@@ -208,6 +208,7 @@ def filter_sync(cfg: DictConfig) -> str:
     Raises:
         SyncTalklipError: no such corpus or SyncNet, or every clip would be rejected.
     """
+    assert_one_corpus(cfg.data)
     syncnet, _ = load_syncnet(cfg.syncnet.path, choose_device(cfg.device))
     clips = read_manifest(cfg.data.prepared, cfg.split)
 

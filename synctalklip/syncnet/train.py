@@ -333,7 +333,7 @@ class Trainer:
 
 def train_syncnet(cfg: DictConfig) -> dict[str, float]:
     """Train on the corpus of `cfg.data`; see `Trainer.run`."""
-    train = long_enough(read_manifest(cfg.data.prepared, cfg.clips.train_split), cfg.clips.train)
-    valid = long_enough(read_manifest(cfg.data.prepared, cfg.clips.valid_split), cfg.clips.valid)
+    train = long_enough(read_manifest(cfg.data, cfg.clips.train_split, draw=True), cfg.clips.train)
+    valid = long_enough(read_manifest(cfg.data, cfg.clips.valid_split), cfg.clips.valid)
     cache = cfg.trainer.cache
     return Trainer(cfg, ClipReader(train, cache=cache), ClipReader(valid, cache=cache)).run()

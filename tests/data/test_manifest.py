@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from synctalklip.data.clips import ClipReader
-from synctalklip.data.manifest import PREPARATION, Clip, ManifestError, read_manifest, write_manifest
+from synctalklip.data.manifest import (
+    PREPARATION,
+    Clip,
+    ManifestError,
+    assert_one_corpus,
+    read_manifest,
+    write_manifest,
+)
 
 
 @pytest.fixture
@@ -105,3 +112,63 @@ def test_file_of_another_length_than_the_manifest_says_is_named(prepared):
     write_track(clips[0], 4)
     with pytest.raises(ManifestError, match="holds 4 frames, the manifest says 3"):
         ClipReader(clips).matrices(0)
+
+
+@pytest.fixture
+def two_corpora(tmp_path):
+    """Two folders whose clips have the same names; as `cfg.data`."""
+    corpora = {}
+    for name, count in (("grid", 4), ("synthetic", 2)):
+        splits = ["train"] * count + ["test"]
+        clips = [Clip(f"s1/{number}", split, 3, 1920, root=tmp_path / name) for number, split in enumerate(splits)]
+        for clip in clips:
+            for file in clip.files():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+        write_manifest(tmp_path / name / "manifest.jsonl", clips)
+        corpora[name] = {"prepared": str(tmp_path / name)}
+    return {"name": "grid+synthetic", "corpora": corpora, "weights": {}, "prepared": str(tmp_path / "both")}
+
+
+def test_clips_of_one_name_in_two_corpora_stay_apart(two_corpora, tmp_path):
+    clips = read_manifest(two_corpora)
+    assert [clip.id for clip in clips] == [f"grid/s1/{n}" for n in range(5)] + [f"synthetic/s1/{n}" for n in range(3)]
+    assert clips[5].faces == tmp_path / "synthetic/faces/s1/0.mp4"
+    assert all(file.is_file() for clip in clips for file in clip.files())
+    assert [clip.id for clip in read_manifest(two_corpora, "test")] == ["grid/s1/4", "synthetic/s1/2"]
+    write_manifest(tmp_path / "again.jsonl", clips)
+    assert "corpus" not in (tmp_path / "again.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("weights", "times"),
+    [
+        ({}, {"grid": [1, 1, 1, 1], "synthetic": [1, 1]}),
+        ({"synthetic": 2}, {"grid": [1, 1, 1, 1], "synthetic": [2, 2]}),
+        ({"grid": 1.5}, {"grid": [1, 2, 1, 2], "synthetic": [1, 1]}),
+        # Nothing is left out: the corpus with the least comes once.
+        ({"grid": 0.25}, {"grid": [1, 1, 1, 1], "synthetic": [4, 4]}),
+    ],
+)
+def test_weights_say_how_often_a_training_meets_a_corpus(two_corpora, weights, times):
+    two_corpora["weights"] = weights
+    for name, expected in times.items():
+        drawn = [clip.id for clip in read_manifest(two_corpora, "train", draw=True)]
+        assert [drawn.count(f"{name}/s1/{number}") for number in range(len(expected))] == expected
+    assert len(read_manifest(two_corpora, "train")) == 6
+    assert len(read_manifest(two_corpora, "test", draw=True)) == 2
+
+
+@pytest.mark.parametrize("weights", [{"lrs3": 1}, {"grid": 0}, {"grid": "much"}, {"grid": True}])
+def test_wrong_weights_are_named(two_corpora, weights):
+    two_corpora["weights"] = weights
+    with pytest.raises(ManifestError, match=r"data\.weights=.* to some of grid, synthetic"):
+        read_manifest(two_corpora)
+
+
+def test_a_split_that_no_corpus_has_is_named(two_corpora):
+    with pytest.raises(ManifestError, match="grid, synthetic: no clip of split unseen"):
+        read_manifest(two_corpora, "unseen")
+    with pytest.raises(ManifestError, match="by itself, data=grid, data=synthetic"):
+        assert_one_corpus(two_corpora)
+    assert_one_corpus({"prepared": "x"})

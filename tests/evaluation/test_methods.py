@@ -9,8 +9,8 @@ from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import Clip, read_manifest
 from synctalklip.errors import MetricError
 from synctalklip.evaluation.methods import Pair, pair_clips, write_jobs
-from synctalklip.inference.command import read_jobs
 from synctalklip.inference.options import Options
+from synctalklip.inference.synthesizer import read_jobs
 
 
 def clips(lengths: list[int], texts: list[str]) -> list[Clip]:

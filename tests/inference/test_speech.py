@@ -11,10 +11,10 @@ from synctalklip.data import media
 from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.errors import SyncTalklipError
 from synctalklip.inference import speech as resting
-from synctalklip.inference.command import is_done, read_jobs
 from synctalklip.inference.faces import sound_of_shot, ticks, who_speaks
 from synctalklip.inference.speech import Part, read_speech, rest
 from synctalklip.inference.synthesize import sidecar_of, synthesize
+from synctalklip.inference.synthesizer import is_done, read_jobs
 from synctalklip.inference.timeline import output_frames
 
 __all__ = ["make"]

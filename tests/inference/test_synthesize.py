@@ -24,10 +24,10 @@ from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import TalkingFaceGenerator
 from synctalklip.inference import synthesize as module
-from synctalklip.inference.command import is_done, read_jobs, run_jobs, swap_jobs
 from synctalklip.inference.faces import FirstPass, identity_frame
 from synctalklip.inference.options import Job, Options
 from synctalklip.inference.synthesize import sidecar_of, synthesize
+from synctalklip.inference.synthesizer import is_done, read_jobs, run_jobs, swap_jobs
 from synctalklip.progress import Meter, Stopwatch
 
 OPTIONS = Options.default()
