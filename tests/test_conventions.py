@@ -22,7 +22,7 @@ ORDER = (
     *("errors", "checkpoint", "cli", "device", "losses", "distance"),
     *("data", "metrics", "tables"),
     *("avsyncnet", "syncnet", "generator", "inference", "public_weights"),
-    *("evaluation", "study", "benchmark", "pipeline"),
+    *("evaluation", "study", "app", "benchmark", "pipeline"),
 )
 
 
