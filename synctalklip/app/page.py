@@ -141,12 +141,19 @@ def build(desk: Desk, cfg: DictConfig) -> Any:
             f"deleted after {cfg.keep_minutes} minutes. Ask the people whose faces and voices you use."
         )
         with gradio.Row():
-            video = gradio.File(label=f"Face: a video or a picture, up to {cfg.upload_mb} MB", elem_id="video", height=150)
+            video = gradio.File(
+                label=f"Face: a video or a picture, up to {cfg.upload_mb} MB", elem_id="video", height=150
+            )
             with gradio.Column():
                 audio = gradio.File(label="Speech: a sound file", elem_id="audio", height=150)
                 text = gradio.Textbox(label="or a text", lines=2, max_length=cfg.text_length, elem_id="text")
         faces = gradio.Gallery(
-            label="Faces, from left to right", visible=False, columns=6, height=150, allow_preview=False, elem_id="faces"
+            label="Faces, from left to right",
+            visible=False,
+            columns=6,
+            height=150,
+            allow_preview=False,
+            elem_id="faces",
         )
         face = gradio.Radio(choices=[LARGEST, SPEAKING], value=LARGEST[1], label="Whose lips move", elem_id="face")
         with gradio.Row():

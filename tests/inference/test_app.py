@@ -7,7 +7,7 @@ import time
 import pytest
 from media_factory import tone
 from omegaconf import OmegaConf
-from test_synthesize import ToyFaces, ToyModel, fades
+from test_synthesize import ToyFaces, ToyModel, picture
 
 from synctalklip.app.page import serve
 from synctalklip.cli import CONFIGS
@@ -68,7 +68,7 @@ def give(browser, name: str, path) -> None:
 
 
 def test_a_person_makes_a_video(browser, tmp_path):
-    media.write_video(tmp_path / "video.mp4", fades(30))
+    media.write_video(tmp_path / "video.mp4", [picture()] * 30)
     media.write_wav(tmp_path / "speech.wav", (tone(1.2, 16000)[0] * 8000).astype("int16"))
     (tmp_path / "letter.txt").write_text("no video")
     (tmp_path / "page").mkdir()
@@ -80,7 +80,9 @@ def test_a_person_makes_a_video(browser, tmp_path):
         give(browser, "video", tmp_path / "letter.txt")
         wait(lambda: shown(browser, "letter.txt"))
         assert str(tmp_path) not in browser.find_element("id", "view").text
-        browser.find_element("css selector", "#video button[aria-label*='emove'], #video button[aria-label='Clear']").click()
+        browser.find_element(
+            "css selector", "#video button[aria-label*='emove'], #video button[aria-label='Clear']"
+        ).click()
         wait(lambda: browser.find_elements("css selector", "#video input[type=file]"))
         give(browser, "video", tmp_path / "video.mp4")
         wait(lambda: browser.find_elements("css selector", "#faces img"))
