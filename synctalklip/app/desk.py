@@ -1,6 +1,7 @@
 """Jobs of the page: one is worked on, the others wait; each can be looked at, stopped, and is deleted after a while."""
 
 import queue
+import re
 import shutil
 import threading
 import time
@@ -86,9 +87,9 @@ class Desk:
         key = uuid.uuid4().hex
         folder = self.folder / key
         folder.mkdir()
-        files = [Path(shutil.copy(file, folder)) if file else None for file in (video, audio)]
-        assert files[0] is not None
-        job = Job(folder, files[0], files[1], text, face)
+        assert video is not None
+        speech = _taken(audio, folder / "speech") if audio else None
+        job = Job(folder, _taken(video, folder / "face"), speech, text, face)
         with self._lock:
             self._jobs[key] = job
         self._queue.put(key)
@@ -176,6 +177,12 @@ class Desk:
         job.figures = measure(self.synthesizer, made)
 
 
+def _taken(file: str, folder: Path) -> Path:
+    """A copy under its own name; two files of a job may have the same one."""
+    folder.mkdir()
+    return Path(shutil.copy(file, folder))
+
+
 def without_folders(sentence: str, folder: Path) -> str:
     """A sentence about files that names them as their owner knows them."""
-    return sentence.replace(f"{folder}/", "")
+    return re.sub(rf"{re.escape(str(folder))}/((face|speech)/)?", "", sentence)

@@ -2,6 +2,7 @@
 
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from synctalklip.app.desk import DONE, REFUSED, STOPPED, WAITING, Job
 from synctalklip.app.figures import Figures
@@ -69,7 +70,7 @@ def _time(seconds: float) -> str:
 
 
 def _address(path: Path) -> str:
-    return escape(f"gradio_api/file={path}")
+    return f"gradio_api/file={quote(str(path))}"
 
 
 def _result(job: Job) -> str:
@@ -79,7 +80,8 @@ def _result(job: Job) -> str:
     sidecar = sidecar_of(job.output)
     return _box(
         f'<div class="pair"><figure><figcaption>Source</figcaption>{source}</figure>'
-        f'<figure><figcaption>Result <span class="mark">generated</span></figcaption>{_video(job.output)}</figure></div>'
+        f'<figure><figcaption>Result <span class="mark">generated</span></figcaption>'
+        f"{_video(job.output)}</figure></div>"
         f"{_table(job.figures)}"
         f'<a href="{_address(job.output)}" download="generated.mp4">Save the video</a>'
         f'<a href="{_address(sidecar)}" download="{sidecar.name}">Save its statement of origin</a>'
