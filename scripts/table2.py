@@ -17,8 +17,8 @@ def main(cfg: DictConfig) -> None:
     device = choose_device(cfg.device)
     generation = Generation(**to_dict(cfg.generation))
     wrong = WrongMouths(**cfg.wrong_mouths) if cfg.wrong_mouths else None
-    models, syncnets = (to_dict(cfg[name]) for name in ("models", "syncnets"))
-    results = compare(models, clips, generation, cfg.batch_frames, device, wrong, syncnets)
+    syncnets = to_dict(cfg.syncnets) if cfg.syncnets else {}
+    results = compare(to_dict(cfg.models), clips, generation, cfg.batch_frames, device, wrong, syncnets)
     described = f"{cfg.data.name}, {cfg.split} split, {len(clips)} clips; beam {generation.beam}"
     made = tables(results, described, cfg.bootstrap.samples, cfg.permutations, cfg.seed)
     print(write(results, made, cfg.run.dir, cfg.formats))

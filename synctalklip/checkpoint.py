@@ -226,13 +226,21 @@ def file_hash(path: str | Path) -> str:
 
 
 def origins(path: str | Path) -> set[str]:
-    """SHA-256 of a checkpoint and, of a shipped or converted folder, that of the file it was made from."""
+    """SHA-256 of a checkpoint and of the files it was made from.
+
+    A shipped or converted folder names one; what only added to a model (`made_of`), all those of that model.
+    """
     path = Path(path)
     found = {file_hash(path)}
     if path.is_dir():
-        source = (json.loads((path / CONFIG).read_text()).get("source") or {}).get("sha256")
-        found |= {source} if source else set()
-    return found
+        made = json.loads((path / CONFIG).read_text()).get("source") or {}
+        found |= {made["sha256"]} if made.get("sha256") else set()
+    else:
+        try:
+            made = load(path)
+        except CheckpointError:
+            made = {}
+    return found | set(made.get("made_of") or ())
 
 
 STATE_FILE = "state.json"

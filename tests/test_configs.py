@@ -21,7 +21,7 @@ EXPERIMENTS = sorted(
 # What an experiment of each script names in its defaults, so that the groups behind its values can be found.
 GROUPS = {
     "train_avsyncnet": {"encoder", "loss", "fairseq"},
-    "train_generator": {"generator", "discriminator", "loss", "optim", "trainer"},
+    "train_generator": {"generator", "discriminator", "loss"},
     "train_syncnet": {"syncnet"},
 }
 
@@ -70,6 +70,9 @@ def test_an_experiment_is_a_whole_recipe(experiment):
     # Eq. 5 has a distance to name, and a recipe may choose its variant.
     groups -= {"variant"}
     assert groups == GROUPS[script] | ({"distance"} if loss.get("lambda_av") else groups & {"distance"})
+    if script == "train_generator":
+        assert set(stated["optim"]) == {"generator", "discriminator", "schedule"}
+        assert {"steps", "batch_size"} <= stated["trainer"].keys()
     if script == "train_avsyncnet":
         assert {"max_update", "lr"} <= stated["fairseq"]["optimization"].keys()
         assert {name for name in loss if name.startswith("lambda_") or name == "alpha"} <= stated["loss"].keys()

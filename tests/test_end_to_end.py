@@ -45,6 +45,7 @@ def test_from_nothing_to_a_table_and_a_video(workplace):
     run(workplace, f"train_avsyncnet experiment=avsyncnet/reader_tiny run.name=reader {TINY_FAIRSEQ}")
     run(workplace, "train_syncnet run.name=syncnet train.steps=2 train.batch_size=2 train.frames=20")
     run(workplace, f"learn_distance run.name=distance checkpoint={out}/expert/{BEST} train.passes=2")
+    assert "own nearer than next" in run(workplace, f"table2 models={{learned:{out}/distance/{BEST}}}")
     expert = f"expert.path={out}/distance/{BEST}"
     run(workplace, f"train_generator experiment=generator/tiny run.name=generator {expert} trainer.steps=2")
     generator = out / "generator/checkpoints/generator.pt"

@@ -92,6 +92,7 @@ class DistanceTrainer:
         self.folder = Path(cfg.run.dir) / "checkpoints"
         self.settings = distance_settings(to_dict(cfg.distance))
         self.source = read_checkpoint(cfg.checkpoint)
+        self.made_of = sorted(checkpoint.origins(cfg.checkpoint))
         splits = {name: self._clips(name) for name in ("train", "valid")}
         expert = expert_of(self.source, cfg.checkpoint, splits["train"][0].roi_mode)
         assert_view(self.settings["distance_view"], expert.model.config.encoder_layers)
@@ -203,6 +204,8 @@ class DistanceTrainer:
         plain = {name: value for name, value in self.source["cfg"]["model"].items() if not name.startswith("align")}
         cfg = {**self.source["cfg"], "model": plain | self.settings}
         whole = {"cfg": cfg, "model": weights, "task_state": self.source["task_state"]}
+        # Its encoder and decoder are those of its source: neither may judge a generator that the other supervised.
+        whole["made_of"] = self.made_of
         checkpoint.save(self.folder / "checkpoint_best.pt", whole)
         state = {"kind": KIND, "run": self.identity, "done": self.done, "best": self.best}
         state |= {"distance": self._weights(), "best_weights": self.best_weights}

@@ -36,7 +36,7 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
         raise MediaError(f"{path}: the file is empty (0 bytes); copy or record it again")
     try:
         # The copy of a file in memory is read page by page, and only its header is another.
-        container = av.open(_mended_wav(path) or str(path))
+        container = av.open(_mended_wav(path) or str(path), mode="r")
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(
             f"{path}: cannot be read as video or sound ({error.strerror}): it is cut short or another kind of file; "

@@ -108,7 +108,7 @@ class MediaInfo:
     @property
     def stored_scale(self) -> tuple[float, float]:
         """Columns and rows of stored pixels in one square pixel."""
-        return float(min(1, 1 / self.pixel_aspect)), float(min(1, self.pixel_aspect))
+        return min(1.0, float(1 / self.pixel_aspect)), min(1.0, float(self.pixel_aspect))
 
 
 class FramePixels:
@@ -178,7 +178,10 @@ def probe(path: str | Path, audio_index: int | None = None) -> MediaInfo:
         if duration == 0 and container.duration:
             duration = container.duration / av.time_base
         rate = audio.sample_rate if audio else None
-        tracks = audio and container.streams.audio.index(audio), video and container.streams.video.index(video)
+        tracks = (
+            None if audio is None else container.streams.audio.index(audio),
+            None if video is None else container.streams.video.index(video),
+        )
         if video is None:
             return MediaInfo(None, 0, 0, 0, 0, rate, duration, *tracks)
         first = next(decoded(container, video, path))

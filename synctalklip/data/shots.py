@@ -135,7 +135,8 @@ class _LookedOnce:
     """A face detector that several followers ask about one frame."""
 
     def __init__(self, detector: FaceDetector):
-        self.every, self.landmarks, self._detector = detector.every, detector.landmarks, detector
+        self.every, self.finder = detector.every, detector.finder
+        self.landmarks, self._detector = detector.landmarks, detector
         self._frame: np.ndarray | None = None
 
     def detect(self, frame: np.ndarray) -> np.ndarray:

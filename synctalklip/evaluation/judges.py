@@ -92,6 +92,7 @@ def experts_of(generator: Path) -> set[str]:
     """SHA-256 of the experts of a generator: stored in its checkpoint, or of the files that its run's config names."""
     state = checkpoint.load(generator)
     stored = {state[key] for key in ("expert_sha256", "syncnet_sha256") if state.get(key)}
+    stored |= set(state.get("expert_made_of") or ())
     config = generator.parent.parent / "config.yaml"
     if not config.is_file():
         return stored

@@ -6,7 +6,7 @@ the encoder under `audio_encoder.w2v_model.`.
 Legend: B clips, T video frames at 25 Hz, N frames to paint, D embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -216,6 +216,7 @@ def save_generator(
     expert_sha256: str,
     syncnet_sha256: str | None = None,
     syncnet_info: Mapping[str, Any] | None = None,
+    expert_made_of: Sequence[str] = (),
 ) -> None:
     """Write the checkpoint that `load_generator` reads.
 
@@ -226,6 +227,7 @@ def save_generator(
         expert_sha256: of the file of its expert, which must not be its judge too.
         syncnet_sha256: of the file of the SyncNet that was an expert too, if one was; the same holds for it.
         syncnet_info: its structure and training clips, so that tables can mark a judge of the same kind.
+        expert_made_of: of the files that the expert was made from; they must not judge either.
     """
     checkpoint.save(
         path,
@@ -236,6 +238,7 @@ def save_generator(
             "step": step,
             "roi_mode": generator.roi_mode,
             "expert_sha256": expert_sha256,
+            "expert_made_of": list(expert_made_of),
             "syncnet_sha256": syncnet_sha256,
             "syncnet_info": dict(syncnet_info) if syncnet_info else None,
         },

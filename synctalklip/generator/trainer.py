@@ -71,6 +71,7 @@ class Trainer:
         networks = build_networks(config, self.accelerator)
         self.expert, self.sync_expert = networks.expert, networks.sync_expert
         self.expert_sha256 = checkpoint.file_hash(config["expert"]["path"])
+        self.expert_made_of = sorted(checkpoint.origins(config["expert"]["path"]) - {self.expert_sha256})
         self.generator, self.train_step, self.average = networks.generator, networks.train_step, networks.average
         self.discriminator, self.wrapped_discriminator = networks.discriminator, networks.wrapped_discriminator
         self.g_optimizer, self.d_optimizer = networks.g_optimizer, networks.d_optimizer
@@ -328,9 +329,14 @@ class Trainer:
         parts = {"encoder": self.switch.state(), "monitor": self.monitor.state(), "meters": self.meters.state()}
         parts["balance"] = self.balance.state()
         state = {"step": self.step, "precision": self.precision.name, "run": self._identity(), **parts}
-        syncnet = (self.sync_expert.sha256, asdict(self.sync_expert.info)) if self.sync_expert else (None, None)
+        sync = self.sync_expert
+        experts = [
+            self.expert_sha256,
+            *((sync.sha256, asdict(sync.info)) if sync else (None, None)),
+            self.expert_made_of,
+        ]
         path = self.output / "checkpoints" / "generator.pt"
-        save_generator(path, self._shown, self.step, self.expert_sha256, *syncnet)
+        save_generator(path, self._shown, self.step, *experts)
         fill = self._fill
         if self.monitor.may_rewind and self.monitor.healthy:
             # Before the other: a run that is killed between the two comes here again, and would not if it were after.

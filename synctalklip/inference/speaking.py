@@ -33,8 +33,9 @@ def ticks(length: int, fps: Fraction) -> list[int]:
 def sync_score(syncnet: AnySyncNet, faces: np.ndarray, wave: np.ndarray) -> float:
     """How far lips and sound are nearer to each other in sync than out of it, in standard deviations over the shifts.
 
-    LSE-C does not compare two people: a person that SyncNet does not know has flatter distances. On pairs of 8 speakers
-    of GRID, 7 of them unknown to the SyncNet that ships, this names the right one in 98 % of 2 s (LSE-C: 88 %).
+    LSE-C does not compare two people: a person that SyncNet does not know has flatter distances. On pairs of three
+    speakers of GRID, 22 clips apart from those on which this was chosen, it names the right one in 97 % of 2 s (LSE-C:
+    74 %); where the one who speaks is unknown to the SyncNet that ships, in 95 % (60 %).
 
     Args:
         syncnet: of `load_syncnet`.

@@ -7,13 +7,13 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
 
 from synctalklip.data import media
-from synctalklip.data.containers import audio_track, opened
+from synctalklip.data.containers import audio_track, in_seconds, opened
 from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.inference.options import Options
 from synctalklip.inference.parts import Part, Speech
@@ -111,18 +111,18 @@ class CopiedSound:
 
     def __init__(self, packets: Iterator[av.Packet], stream: av.AudioStream, origin: Fraction):
         self._packets = (packet for packet in packets if packet.pts is not None)
-        self._shift = round(origin / stream.time_base)
+        self._stream, self._shift = stream, round(origin / in_seconds(1, stream))
         self._next: av.Packet | None = next(self._packets, None)
         self.format: dict[str, Any] = {"sound_like": stream}
 
     def feed(self, writer: media.VideoWriter, until: Fraction | None) -> None:
         """See `EncodedSound.feed`."""
         while (packet := self._next) is not None:
-            packet_start = (packet.pts - self._shift) * packet.time_base
-            if until is not None and packet_start >= until:
+            shown = cast(int, packet.pts) - self._shift
+            if until is not None and in_seconds(shown, self._stream) >= until:
                 return
-            packet.pts -= self._shift
-            packet.dts = packet.pts if packet.dts is None else packet.dts - self._shift
+            packet.dts = shown if packet.dts is None else packet.dts - self._shift
+            packet.pts = shown
             writer.copy_audio(packet)
             self._next = next(self._packets, None)
 
@@ -140,14 +140,14 @@ def sound_of(speech: Speech, output: str | Path, track: int | None) -> Iterator[
         if stream is None or Path(output).suffix not in MP4 or not _can_be_copied(stream, origin):
             yield EncodedSound(written_sound(path, track))
         else:
-            start = (stream.start_time or 0) * stream.time_base if origin is None else origin
+            start = in_seconds(stream.start_time or 0, stream) if origin is None else origin
             yield CopiedSound(container.demux(stream), stream, start)
 
 
 def _can_be_copied(stream: av.AudioStream, origin: Fraction | None) -> bool:
     if stream.codec.canonical_name not in COPIED or stream.start_time is None:
         return False
-    return origin is None or origin - stream.start_time * stream.time_base <= MOST_EARLY
+    return origin is None or origin - in_seconds(stream.start_time, stream) <= MOST_EARLY
 
 
 def written_sound(audio: str | Path, track: int | None) -> media.Sound:

@@ -241,6 +241,7 @@ def _add_table(
         "args": {
             "layout": wanted["layout"],
             "runs": [f"{config['out']}/{folder}/{place}" for folder in folders for place in places],
+            **wanted.get("args", {}),
         },
         "needs": [f"{folder}_{name}" for folder in folders for name in names],
     }

@@ -212,6 +212,7 @@ def ship(source: str | Path, output: str | Path, card: str) -> int:
     source = Path(source)
     state = read_checkpoint(source)
     origin = {"file": source.name, "sha256": checkpoint.file_hash(source)}
+    origin |= {"made_of": state["made_of"]} if state.get("made_of") else {}
     weights, config, tokenizer = (
         _stage_one_weights(state, source) if state.get("cfg") else _other_weights(state, source)
     )

@@ -298,6 +298,8 @@ def test_keep_to_the_same_face():
 class ScriptedFaces:
     """Finds what it is told for each frame; a frame carries its number as its brightness."""
 
+    finder = "toy"
+
     def __init__(self, script: dict[int, list], every: int = 5):
         self.script, self.every, self.asked = script, every, []
 

@@ -37,6 +37,9 @@ class Brightness:
 
     ends = "overlap"
 
+    def windows(self, frames, samples):
+        return frames - SYNC_FRAMES + 1
+
     def embed_clip(self, faces, mfcc):
         bright = np.asarray(faces, float).mean((1, 2, 3))
         energy = np.asarray(mfcc)[: 4 * len(faces), 0]

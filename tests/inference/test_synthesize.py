@@ -24,9 +24,10 @@ from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import TalkingFaceGenerator
 from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.inference import synthesize as module
-from synctalklip.inference.faces import identity_frame
+from synctalklip.inference.faces import FirstPass, identity_frame
 from synctalklip.inference.jobs import Job, is_done, read_jobs, run_jobs, swap_jobs
 from synctalklip.inference.options import Options
+from synctalklip.inference.progress import Meter
 from synctalklip.inference.synthesize import sidecar_of, synthesize
 
 OPTIONS = Options.default()
@@ -50,6 +51,8 @@ class ToyFaces:
     """A face in the middle of every frame that is not dark."""
 
     every = 1
+
+    finder = "toy"
 
     def detect(self, frame):
         height, width = frame.shape[:2]
@@ -100,14 +103,20 @@ def make(tmp_path):
 
 def test_public_weights_paint_the_boxes_that_s3fd_found(tmp_path):
     media.write_video(tmp_path / "v.mp4", [picture()] * 3, 25)
-    plan = [tmp_path / "v.mp4", Fraction(25), 3]
-    options, faces = Options.default(progress=False, crop_rule="s3fd"), ToyFaces()
+
+    def boxes_of(rule, detector):
+        watch = Stopwatch()
+        first = FirstPass(
+            tmp_path / "v.mp4", Fraction(25), detector, Options.default(crop_rule=rule), None, watch, Meter()
+        )
+        return first.find(["largest"], 3).faces["largest"].boxes
+
+    faces = ToyFaces()
     with pytest.raises(FaceError, match="needs the boxes of S3FD"):
-        module.find_face(*plan, faces, options, Stopwatch())
+        boxes_of("s3fd", faces)
     faces.finder = "s3fd"
-    boxes = module.find_face(*plan, faces, options, Stopwatch()).boxes
-    assert np.array_equal(boxes, np.tile(np.float32([47.5, 23.5, 112.5, 108.5]), (3, 1)))
-    boxes = module.find_face(*plan, faces, OPTIONS, Stopwatch()).boxes
+    assert np.array_equal(boxes_of("s3fd", faces), np.tile(np.float32([47.5, 23.5, 112.5, 108.5]), (3, 1)))
+    boxes = boxes_of("landmarks", faces)
     assert np.allclose(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
 
 

@@ -180,7 +180,7 @@ def test_it_speaks_on_any_video(converted, tmp_path):
     media.write_video(tmp_path / "face.mp4", moving_face(3), 25)
     media.write_wav(tmp_path / "speech.wav", sound(3 * 640))
     detector = build(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
-    options = Options.default(progress=False, precision="fp32", feather=0.0, shape="box")
+    options = Options.default(precision="fp32", feather=0.0, shape="box")
     files = tmp_path / "face.mp4", tmp_path / "speech.wav", tmp_path / "out.mp4"
     report = synthesize(load_generator(converted[0]), *files, options, detector, converted[0])
     assert (report.frames, report.painted) == (3, 3)

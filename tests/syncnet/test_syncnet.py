@@ -18,6 +18,8 @@ from synctalklip.syncnet.lse import load_syncnet, score_clip
 from synctalklip.syncnet.train import SegmentBatches, Trainer, augment, recolour_sound, train_syncnet, window_contrast
 
 pytestmark = pytest.mark.trains
+# The second judge, as configs/pipeline/ablation.yaml trains it.
+STACKED = ["syncnet.structure=stacked", "clips.train_split=valid", "clips.valid_split=train"]
 
 
 def config(corpus: Path, run: Path, *overrides: str) -> DictConfig:
@@ -96,7 +98,7 @@ def test_learns_to_find_the_offset(toy_corpus, tmp_path, structure):
 
 
 def test_a_judge_can_learn_from_another_split_than_the_experts(toy_corpus, tmp_path):
-    cfg = config(toy_corpus, tmp_path, "experiment=syncnet/stacked", "train.steps=1", "clips.valid=1")
+    cfg = config(toy_corpus, tmp_path, *STACKED, "train.steps=1", "clips.valid=1")
     seen = Trainer.__init__
 
     def read(self, cfg, train, valid):
