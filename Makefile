@@ -57,7 +57,7 @@ stage1-report: $(INSTALLED) ## Stage 1 in figures -> outputs/stage1/report.md (S
 	$(RUN) scripts/pipeline.py pipeline=stage1$(call corpus,$(STAGE1)) $(if $(GRID),'data.root="$(GRID)"')
 
 ablation: $(INSTALLED) ## Variants x seeds -> tables 1, 3, 4: DATA=synthetic SEEDS=3 VARIANTS=synctalklip,no_lip
-	$(RUN) scripts/pipeline.py pipeline=ablation pipeline/corpus=$(DATA) $(if $(filter grid,$(DATA)),run.name=ablation_grid_from_nothing) seeds=$(SEEDS) $(if $(VARIANTS),'sweep=[$(VARIANTS)]') \
+	$(RUN) scripts/pipeline.py pipeline=ablation$(call corpus,$(DATA)) seeds=$(SEEDS) $(if $(VARIANTS),'sweep=[$(VARIANTS)]') \
 		$(if $(GRID),'data.root="$(GRID)"')
 
 grid-results: $(INSTALLED) ## All runs behind RESULTS.md, then RESULTS.md: make grid-results GRID=folder

@@ -237,7 +237,7 @@ def origins(path: str | Path) -> set[str]:
         found |= {made["sha256"]} if made.get("sha256") else set()
     else:
         try:
-            made = load(path)
+            made = load(path, map_location="meta")
         except CheckpointError:
             made = {}
     return found | set(made.get("made_of") or ())

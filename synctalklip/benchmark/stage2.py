@@ -169,7 +169,7 @@ class Form:
         settings = [*cfg.generator, f"expert.path={folder / 'expert.pt'}", f"data.prepared={folder / 'clips'}"]
         settings += [f"run.dir={folder}", "run.name=benchmark", f"trainer.cpu={str(device.type == 'cpu').lower()}"]
         # The script of the benchmark has told Hydra where the configurations are.
-        config = compose("train_generator", [*settings, *overrides])
+        config = compose("train_generator", ["variant=synctalklip", *settings, *overrides])
         self.trainer = Trainer(to_dict(config, resolve=True))
         self._shared = dict(AcceleratorState._shared_state)
         self.batch = {key: v.to(device) if isinstance(v, Tensor) else v for key, v in self.read().items()}

@@ -28,8 +28,6 @@ from synctalklip.data.geometry import (
     centre_rois,
     crop_face,
     crop_roi,
-    found_boxes,
-    geometry,
 )
 from synctalklip.data.layouts import SourceClip
 from synctalklip.data.manifest import PREPARATION
@@ -255,9 +253,7 @@ def _counted(video: Path, max_frames: int | None) -> Iterator[np.ndarray]:
 
 def _write_crops(video: Path, track: Track, outputs: dict[str, Path], settings: Settings) -> None:
     height, width = next(iter(media.read_frames(video))).shape[:2]
-    cuts, crf = geometry(track.landmarks), settings.crf
-    if settings.crop_rule != LANDMARKS:
-        cuts = found_boxes(cuts, track.boxes, width, height)
+    cuts, crf = track.cuts(settings.crop_rule, width, height), settings.crf
     if settings.roi_mode == "center88":
         cuts = centre_rois(cuts, width, height)
     with (

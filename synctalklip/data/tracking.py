@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from synctalklip.data.detectors import FaceDetector
-from synctalklip.data.geometry import MEAN_FACE, STABLE_POINTS, FaceError, apply, similarities
+from synctalklip.data.geometry import (
+    MEAN_FACE,
+    S3FD,
+    STABLE_POINTS,
+    FaceError,
+    Geometry,
+    apply,
+    found_boxes,
+    geometry,
+    similarities,
+)
 
 LARGEST = "largest"
 # Faces of nearly the same size are told apart by their place.
@@ -41,6 +51,20 @@ class Track:
     def share(self) -> float:
         """Share of the frames in which the face was seen."""
         return float(self.detected.mean())
+
+    def cuts(self, crop_rule: str, width: int, height: int, window: int = 11) -> Geometry:
+        """Face crops and mouth ROIs of the frames.
+
+        Args:
+            crop_rule: one of `geometry.CROP_RULES`.
+            width: of the frames. height: of the frames.
+            window: see `geometry`.
+
+        Raises:
+            FaceError: landmarks that fall on one point, or a face outside its frame.
+        """
+        cuts = geometry(self.landmarks, window)
+        return found_boxes(cuts, self.boxes, width, height) if crop_rule == S3FD else cuts
 
 
 def choose_face(faces: np.ndarray, width: int, height: int, rule: str | int = LARGEST) -> int | None:

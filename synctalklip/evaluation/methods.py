@@ -128,7 +128,7 @@ def write_jobs(path: Path, pairs: Sequence[Pair]) -> None:
             "video": str(Path(pair.clip.source).absolute()),
             "audio": str((pair.sound.wav if pair.sound else silence).absolute()),
             "output": f"videos/{pair.clip.id}.mp4",
-            "tail": "keep",
+            "shorter": "keep",
         }
         for pair in pairs
     )

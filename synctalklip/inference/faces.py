@@ -13,7 +13,7 @@ import numpy as np
 
 from synctalklip.data import media
 from synctalklip.data.detectors import FaceDetector, assert_crop_rule
-from synctalklip.data.geometry import FACE_SIZE, S3FD, FaceError, crop_face, found_boxes, geometry
+from synctalklip.data.geometry import FACE_SIZE, FaceError, crop_face
 from synctalklip.data.shots import ALL, Shot, follow_shots
 from synctalklip.data.tracking import Track
 from synctalklip.errors import SyncTalklipError
@@ -64,6 +64,7 @@ class FirstPass:
 
     Args:
         video: the source.
+        shown: what is in it.
         fps: at which it is read.
         detector: finds faces.
         options: see `Options`.
@@ -75,6 +76,7 @@ class FirstPass:
     def __init__(
         self,
         video: str | Path,
+        shown: media.MediaInfo,
         fps: Fraction,
         detector: FaceDetector,
         options: Options,
@@ -82,7 +84,7 @@ class FirstPass:
         watch: Stopwatch,
         meter: Meter,
     ):
-        self.video, self.fps, self.options, self.syncnet = video, fps, options, syncnet
+        self.video, self.shown, self.fps, self.options, self.syncnet = video, shown, fps, options, syncnet
         self.detector, self.watch, self.meter = WatchedFaces(detector, watch), watch, meter
         self.window = max(1, round(options.smoothing * fps))
         assert_crop_rule(options.crop_rule, detector)
@@ -133,11 +135,7 @@ class FirstPass:
 
     def _boxes(self, track: Track) -> np.ndarray:
         """Face boxes of a track by the rule of the crops, (T,4)."""
-        cuts = geometry(track.landmarks, window=self.window)
-        if self.options.crop_rule == S3FD:
-            shown = media.probe(self.video)
-            cuts = found_boxes(cuts, track.boxes, shown.width, shown.height)
-        return cuts.boxes
+        return track.cuts(self.options.crop_rule, self.shown.width, self.shown.height, self.window).boxes
 
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
         return enumerate(self.watch.watch(media.read_frames(self.video, self.fps), "decode"))

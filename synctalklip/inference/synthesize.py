@@ -84,7 +84,7 @@ def synthesize(
     spoken = output_frames(samples, fps)
     meter.expect(min(spoken, shown.frames or spoken) + spoken)
     rules = list(dict.fromkeys(voice.face for voice in voices))
-    found = FirstPass(video, fps, detector, options, syncnet, watch, meter).find(rules, spoken)
+    found = FirstPass(video, shown, fps, detector, options, syncnet, watch, meter).find(rules, spoken)
     # Faces are found in square pixels and painted in those of the file.
     scale = np.tile(shown.stored_scale, 2).astype(np.float32)
     faces = {rule: replace(face, boxes=face.boxes * scale) for rule, face in found.faces.items()}

@@ -58,5 +58,6 @@ def fitted(wave: np.ndarray, part: Part, rate: int) -> np.ndarray:
     """A speech cut, or filled with silence, to its part."""
     if part.stop is None:
         return wave
-    wave = wave[: round((part.stop - part.start) * rate)]
-    return np.pad(wave, (0, round((part.stop - part.start) * rate) - len(wave)))
+    length = round((part.stop - part.start) * rate)
+    wave = wave[:length]
+    return np.pad(wave, (0, length - len(wave)))

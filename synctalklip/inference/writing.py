@@ -150,10 +150,15 @@ def _can_be_copied(stream: av.AudioStream, origin: Fraction | None) -> bool:
     return origin is None or origin - in_seconds(stream.start_time, stream) <= MOST_EARLY
 
 
+def written_rate(audio: str | Path, track: int | None) -> int:
+    """The rate of a file's sound, 48 kHz where AAC has no such rate."""
+    rate = media.probe(audio, track).sample_rate
+    return rate if rate in AAC_RATES else 48_000
+
+
 def written_sound(audio: str | Path, track: int | None) -> media.Sound:
     """The speech with its own channels and rate; 48 kHz where AAC has no such rate, mono where no such layout."""
-    rate = media.probe(audio, track).sample_rate
-    sound = media.read_sound(audio, rate if rate in AAC_RATES else 48_000, track)
+    sound = media.read_sound(audio, written_rate(audio, track), track)
     layout = AAC_LAYOUTS.get(sound.layout)
     if layout is None:
         mono = media.mix_down(sound.samples, sound.channels, sound.rate)[:, None]
@@ -163,8 +168,7 @@ def written_sound(audio: str | Path, track: int | None) -> media.Sound:
 
 def mix(parts: Sequence[Part], track: int | None) -> media.Sound:
     """The sounds of several parts at their places, in mono, at the highest of their rates; clipped where too loud."""
-    rates = [media.probe(part.audio, track).sample_rate for part in parts]
-    rate = max(rate if rate in AAC_RATES else 48_000 for rate in rates)
+    rate = max(written_rate(part.audio, track) for part in parts)
     placed = [
         (round(part.start * rate), fitted(media.read_audio(part.audio, rate, track), part, rate)) for part in parts
     ]

@@ -272,14 +272,6 @@ def test_the_bare_name_of_a_stage_is_enough():
     assert "stage: stage1\n" in done.stdout
 
 
-@pytest.fixture
-def accelerator_state():
-    from accelerate.state import AcceleratorState
-
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def narrow_stage2():
     """Called where Hydra knows the configurations, which the benchmark composes more of."""
     small = [f"encoder.{name}={value}" for name, value in SMALL.items()]
@@ -295,7 +287,7 @@ def narrow_stage2():
 
 
 @pytest.mark.trains
-def test_a_step_of_stage_2_is_the_trainers_and_timed_in_all_its_phases(tmp_path, accelerator_state):
+def test_a_step_of_stage_2_is_the_trainers_and_timed_in_all_its_phases(tmp_path):
     from synctalklip.benchmark import stage2
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -317,7 +309,7 @@ def test_a_step_of_stage_2_is_the_trainers_and_timed_in_all_its_phases(tmp_path,
 
 
 @pytest.mark.trains
-def test_stage_2_is_measured_in_both_forms(accelerator_state):
+def test_stage_2_is_measured_in_both_forms():
     from synctalklip.benchmark.stage2 import run
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -38,7 +38,4 @@ def configure(prepared, expert, tmp_path):
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             return OmegaConf.to_container(compose("train_generator", overrides=[*fixed, *overrides]), resolve=True)
 
-    yield make
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
+    return make

@@ -106,9 +106,8 @@ def test_public_weights_paint_the_boxes_that_s3fd_found(tmp_path):
 
     def boxes_of(rule, detector):
         watch = Stopwatch()
-        first = FirstPass(
-            tmp_path / "v.mp4", Fraction(25), detector, Options.default(crop_rule=rule), None, watch, Meter()
-        )
+        video, options = tmp_path / "v.mp4", Options.default(crop_rule=rule)
+        first = FirstPass(video, media.probe(video), Fraction(25), detector, options, None, watch, Meter())
         return first.find(["largest"], 3).faces["largest"].boxes
 
     faces = ToyFaces()

@@ -32,8 +32,7 @@ def composed(phase):
     ("pipeline", "overrides"),
     [
         ("ablation", []),
-        ("ablation", ["pipeline/corpus=grid", GRID, "sweep=[wav2lip]"]),
-        ("grid", [GRID]),
+        ("ablation_grid", [GRID, "sweep=[wav2lip]"]),
         ("grid_gpu", [GRID]),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_pipeline_in_a_pipeline_adds_up_its_own(tmp_path, probe):
     "name",
     [
         *("demo", "demo_from_nothing", "demo_grid", "stage1", "stage1_grid", "ablation"),
-        *("ablation pipeline/corpus=grid", "results sweep_recipe=grid", "results sweep_recipe=grid_gpu"),
+        *("ablation_grid", "results sweep_recipe=grid", "results sweep_recipe=grid_gpu"),
     ],
 )
 def test_the_time_of_all_that_make_runs_is_known(name, tmp_path):

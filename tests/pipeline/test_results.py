@@ -67,7 +67,12 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "plot_curves", lambda curves, path: None)
     write_sweep(tmp_path)
     outputs = tmp_path / "outputs"
-    models = {"AV-SyncNet": [1, 2, 2, 2], "without_L_av": [2] * 4, "without_pre-training": [6] * 4}
+    models = {
+        "AV-SyncNet": [1, 2, 2, 2],
+        "AV-SyncNet_learned_F": [1, 2, 2, 2],
+        "without_L_av": [2] * 4,
+        "without_pre-training": [6] * 4,
+    }
     write_table2(outputs / "stage1_grid" / "table2", models)
     write_table2(outputs / "stage1" / "table2", models)
     picture = cv2.imencode(".png", np.full((40, 1500, 3), 99, np.uint8))[1].tobytes()

@@ -82,7 +82,7 @@ def test_epoch_visits_every_clip_once(toy_corpus, tmp_path):
 
 @pytest.mark.parametrize("structure", ["small", "stacked"])
 def test_learns_to_find_the_offset(toy_corpus, tmp_path, structure):
-    overrides = [f"syncnet={structure}", "train.steps=60", "trainer.valid_every=30"]
+    overrides = [f"syncnet.structure={structure}", "train.steps=60", "trainer.valid_every=30"]
     scores = train_syncnet(config(toy_corpus, tmp_path, *overrides))
     assert scores["offset_accuracy"] == 1
     assert scores["lse_d"] < scores["lse_d_still"] - 0.2

@@ -32,7 +32,7 @@ def config(name: str, *overrides: str) -> dict:
 def shipped(tmp_path):
     """Shipped folders of all four models; AV-SyncNet was made by another run."""
     write_sweep(tmp_path)
-    write_table2(tmp_path / "outputs/stage1_grid/table2", {"AV-SyncNet": [1, 2, 2, 2]})
+    write_table2(tmp_path / "outputs/stage1_grid/table2", {"AV-SyncNet_learned_F": [1, 2, 2, 2]})
     for number, (name, source) in enumerate(
         {"avsyncnet_grid": "x", "generator_grid": "SyncTalklip", "syncnet_grid": "s", "reader_grid": "r"}.items()
     ):
