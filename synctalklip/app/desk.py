@@ -1,24 +1,21 @@
 """Jobs of the page: one is worked on, the others wait; each can be looked at, stopped, and is deleted after a while."""
 
-import queue
+import os
 import re
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from synctalklip.app.figures import Figures, measure
-from synctalklip.data.encode import write_wav
+from synctalklip.app.look import Figures, as_played, measure
+from synctalklip.data.media import write_wav
 from synctalklip.data.synthetic.speech import say
 from synctalklip.errors import SyncTalklipError
 from synctalklip.inference import Cancelled, Synthesizer
 
 WAITING, WORKING, DONE, REFUSED, STOPPED = "waiting", "working", "done", "refused", "stopped"
-STATES_AT_REST = (DONE, REFUSED, STOPPED)
 
 
 @dataclass
@@ -32,10 +29,12 @@ class Job:
         text: typed words.
         face: see `inference.Options.face`.
         state: one of the states above.
-        frames: frames done, frames in all and seconds left, as `inference.progress.Progress` counts.
+        frames: frames done, frames in all and seconds left; a frame that is looked at and painted counts twice.
         sentence: why it was refused.
+        source: the source as browsers show it.
         figures: of the result.
         ended: when it came to rest, on the clock of `time.monotonic`.
+        stop: set by who wants it stopped.
     """
 
     folder: Path
@@ -46,14 +45,29 @@ class Job:
     state: str = WAITING
     frames: tuple[int, int, float] = (0, 0, 0.0)
     sentence: str = ""
+    source: Path | None = None
     figures: Figures | None = None
     ended: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def output(self) -> Path:
-        """The result; `<output>.json` lies beside it."""
+        """The result."""
         return self.folder / "generated.mp4"
+
+    @property
+    def sidecar(self) -> Path:
+        """The statement that the synthesizer writes beside it."""
+        return Path(f"{self.output}.json")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits or is worked on."""
+        return self.state in (WAITING, WORKING)
+
+    def rest(self, state: str, sentence: str = "") -> None:
+        """End in `state`."""
+        self.sentence, self.ended, self.state = without_folders(sentence, self.folder), time.monotonic(), state
 
 
 class Desk:
@@ -61,9 +75,9 @@ class Desk:
 
     Args:
         synthesizer: makes the videos.
-        folder: a folder of its own for the files of the jobs.
+        folder: a folder of its own for the files of the jobs, on the disk of the uploads.
         text_length: longest text, in characters.
-        waiting: most jobs that may wait.
+        waiting: most jobs that may wait behind the one that is worked on.
         keep_minutes: a job and its files are deleted so long after its end.
     """
 
@@ -71,9 +85,11 @@ class Desk:
         self.synthesizer, self.folder = synthesizer, folder
         self.text_length, self.waiting, self.keep = text_length, waiting, 60 * keep_minutes
         self._jobs: dict[str, Job] = {}
-        self._queue: queue.Queue[str] = queue.Queue()
-        self._lock = threading.Lock()
-        threading.Thread(target=self._work, daemon=True).start()
+        self._closed = False
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=task, daemon=True) for task in (self._work, self._clean)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, video: str | None, audio: str | None, text: str, face: str | int) -> str:
         """Take a job; its key is a secret of who gave it.
@@ -83,16 +99,15 @@ class Desk:
         """
         text = text.strip()
         self._assert_complete(video, audio, text)
-        self.forget_old()
+        assert video is not None
         key = uuid.uuid4().hex
         folder = self.folder / key
-        folder.mkdir()
-        assert video is not None
-        speech = _taken(audio, folder / "speech") if audio else None
-        job = Job(folder, _taken(video, folder / "face"), speech, text, face)
-        with self._lock:
-            self._jobs[key] = job
-        self._queue.put(key)
+        with self._changed:
+            if sum(job.is_open for job in self._jobs.values()) > self.waiting:
+                raise SyncTalklipError(f"{self.waiting} videos are waiting already: try again later")
+            speech = _taken(audio, folder / "speech") if audio else None
+            self._jobs[key] = Job(folder, _taken(video, folder / "face"), speech, text, face)
+            self._changed.notify_all()
         return key
 
     def _assert_complete(self, video: str | None, audio: str | None, text: str) -> None:
@@ -102,8 +117,6 @@ class Desk:
             raise SyncTalklipError("Give a sound file or type a text, one of the two")
         if len(text) > self.text_length:
             raise SyncTalklipError(f"The text has {len(text)} characters: {self.text_length} are the most")
-        if sum(job.state == WAITING for job in self._jobs.values()) >= self.waiting:
-            raise SyncTalklipError(f"{self.waiting} jobs are waiting already: try again later")
 
     def find(self, key: str) -> Job | None:
         """The job of a key, None where there is none or not any more."""
@@ -111,76 +124,87 @@ class Desk:
 
     def place(self, key: str) -> int:
         """How many jobs are before this one."""
-        open_jobs = [name for name, job in self._jobs.items() if job.state not in STATES_AT_REST]
-        return open_jobs.index(key) if key in open_jobs else 0
+        with self._changed:
+            still_open = [name for name, job in self._jobs.items() if job.is_open]
+        return still_open.index(key) if key in still_open else 0
 
     def stop(self, key: str) -> None:
         """End a job that waits or is worked on."""
-        job = self.find(key)
-        if job is not None:
-            job.stop.set()
-            if job.state == WAITING:
-                self._rest(job, STOPPED)
+        with self._changed:
+            job = self.find(key)
+            if job is not None:
+                job.stop.set()
+                if job.state == WAITING:
+                    job.rest(STOPPED)
 
-    def forget_old(self) -> None:
+    def close(self) -> None:
+        """Stop the work; waits until the files are free."""
+        with self._changed:
+            self._closed = True
+            for job in self._jobs.values():
+                job.stop.set()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _clean(self) -> None:
         """Delete what came to rest long ago."""
-        with self._lock:
-            for key, job in list(self._jobs.items()):
-                if job.state in STATES_AT_REST and time.monotonic() - job.ended >= self.keep:
-                    shutil.rmtree(job.folder, ignore_errors=True)
-                    del self._jobs[key]
-
-    def _rest(self, job: Job, state: str) -> None:
-        job.ended, job.state = time.monotonic(), state
+        with self._changed:
+            while not self._closed:
+                for key, job in list(self._jobs.items()):
+                    if not job.is_open and time.monotonic() - job.ended >= self.keep:
+                        shutil.rmtree(job.folder, ignore_errors=True)
+                        del self._jobs[key]
+                self._changed.wait(min(30.0, self.keep / 2))
 
     def _work(self) -> None:
-        while True:
-            job = self._next()
-            if job is not None and not job.stop.is_set():
+        while (job := self._next()) is not None:
+            try:
                 self._make(job)
+                job.rest(STOPPED if job.stop.is_set() else DONE)
+            except Cancelled:
+                job.rest(STOPPED)
+            except SyncTalklipError as error:
+                job.rest(REFUSED, str(error))
+            # Whatever happens in one job, the next one is worked on.
+            except Exception as error:
+                job.rest(REFUSED, f"This did not work ({type(error).__name__}: {error}); the terminal says more")
+                threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
 
     def _next(self) -> Job | None:
-        """The next job; while none comes, what is old goes."""
-        try:
-            return self._jobs.get(self._queue.get(timeout=30))
-        except queue.Empty:
-            self.forget_old()
-            return None
+        """Wait for a job; None when the desk is closed."""
+        with self._changed:
+            while not self._closed:
+                for job in self._jobs.values():
+                    if job.state == WAITING:
+                        job.state = WORKING
+                        return job
+                self._changed.wait()
+        return None
 
     def _make(self, job: Job) -> None:
-        job.state = WORKING
+        audio = job.audio or job.folder / "text.wav"
+        if job.audio is None:
+            write_wav(audio, say(job.text))
 
         def report(done: int, total: int, left: float) -> None:
             job.frames = (done, total, left)
 
-        try:
-            self._run(job, report)
-            self._rest(job, DONE)
-        except Cancelled:
-            self._rest(job, STOPPED)
-        except SyncTalklipError as error:
-            job.sentence = without_folders(str(error), job.folder)
-            self._rest(job, REFUSED)
-        # Whatever happens in one job, the next one is worked on.
-        except Exception as error:
-            job.sentence = f"This did not work ({type(error).__name__}: {error}); the terminal says more"
-            self._rest(job, REFUSED)
-            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
-
-    def _run(self, job: Job, report: Callable[[int, int, float], Any]) -> None:
-        audio = job.audio or job.folder / "text.wav"
-        if job.audio is None:
-            write_wav(audio, say(job.text))
         made = self.synthesizer.generate(
             job.video, audio, job.output, face=job.face, progress=report, cancelled=job.stop.is_set
         )
+        job.source = as_played(job.video)
         job.figures = measure(self.synthesizer, made)
 
 
 def _taken(file: str, folder: Path) -> Path:
-    """A copy under its own name; two files of a job may have the same one."""
-    folder.mkdir()
-    return Path(shutil.copy(file, folder))
+    """An upload under its own name, for as long as the job lasts; two files of a job may have the same one."""
+    folder.mkdir(parents=True)
+    try:
+        os.link(file, folder / Path(file).name)
+    except FileNotFoundError:
+        raise SyncTalklipError(f"{Path(file).name} was deleted meanwhile: give it again") from None
+    return folder / Path(file).name
 
 
 def without_folders(sentence: str, folder: Path) -> str:
