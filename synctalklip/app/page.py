@@ -150,7 +150,7 @@ def _launch(page: Any, cfg: DictConfig, folder: Path) -> None:
             theme=theme,
         )
     except OSError as error:
-        raise SyncTalklipError(f"port {cfg.port} is taken ({error}); choose another one with port=") from None
+        raise SyncTalklipError(f"port {cfg.port} is taken; choose another one with port=") from error
 
 
 def build(desk: Desk, cfg: DictConfig) -> Any:
@@ -184,7 +184,10 @@ def build(desk: Desk, cfg: DictConfig) -> Any:
             job = desk.find(key)
             is_open = job is not None and job.is_open
             html = "" if job is None else show(job, desk.place(key))
-            if html != last:
+            if html == last:
+                # Without any answer it would not be seen that who asked has gone.
+                yield gradio.skip(), gradio.skip(), gradio.skip()
+            else:
                 yield html, gradio.Button(interactive=not is_open), gradio.Button(interactive=is_open)
             if not is_open:
                 return
