@@ -1,5 +1,6 @@
 """Jobs of the page: one is worked on, the others wait; each can be looked at, stopped, and is deleted after a while."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -75,14 +76,17 @@ class Desk:
 
     Args:
         synthesizer: makes the videos.
-        folder: a folder of its own for the files of the jobs, on the disk of the uploads.
+        folder: an empty folder of its own; in it, `uploads` is where the page puts what it gets, and `jobs` holds the
+            files of the jobs.
         text_length: longest text, in characters.
         waiting: most jobs that may wait behind the one that is worked on.
-        keep_minutes: a job and its files are deleted so long after its end.
+        keep_minutes: an upload is deleted so long after it came, a job and its files so long after its end.
     """
 
     def __init__(self, synthesizer: Synthesizer, folder: Path, text_length: int, waiting: int, keep_minutes: float):
-        self.synthesizer, self.folder = synthesizer, folder
+        self.synthesizer, self.uploads, self.folder = synthesizer, folder / "uploads", folder / "jobs"
+        self.uploads.mkdir()
+        self.folder.mkdir()
         self.text_length, self.waiting, self.keep = text_length, waiting, 60 * keep_minutes
         self._jobs: dict[str, Job] = {}
         self._closed = False
@@ -148,9 +152,16 @@ class Desk:
             thread.join()
 
     def _clean(self) -> None:
-        """Delete what came to rest long ago."""
+        """Delete what came or came to rest long ago."""
         with self._changed:
             while not self._closed:
+                # gradio would forget an upload that was broken off.
+                for place, _, names in os.walk(self.uploads):
+                    for file in (Path(place, name) for name in names):
+                        # It may go by itself meanwhile.
+                        with contextlib.suppress(OSError):
+                            if time.time() - file.stat().st_mtime >= self.keep:
+                                file.unlink()
                 for key, job in list(self._jobs.items()):
                     if not job.is_open and time.monotonic() - job.ended >= self.keep:
                         shutil.rmtree(job.folder, ignore_errors=True)

@@ -92,7 +92,7 @@ def served(cfg: DictConfig, synthesizer: Synthesizer, folder: Path) -> Iterator[
     Args:
         cfg: `configs/app.yaml`.
         synthesizer: makes the videos.
-        folder: for uploads and results.
+        folder: empty, for uploads and results.
 
     Yields:
         The `gradio.Blocks`, with `server_port`.
@@ -101,22 +101,21 @@ def served(cfg: DictConfig, synthesizer: Synthesizer, folder: Path) -> Iterator[
         SyncTalklipError: gradio is missing, or the port is taken.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    # gradio takes these from the environment only.
-    os.environ.update(GRADIO_TEMP_DIR=str(folder / "uploads"), GRADIO_ANALYTICS_ENABLED="False")
     if find_spec("gradio") is None:
         raise SyncTalklipError("gradio is not installed; run make app, or pip install 'synctalklip[app]'")
-    (folder / "jobs").mkdir()
-    desk = Desk(synthesizer, folder / "jobs", cfg.text_length, cfg.waiting, cfg.keep_minutes)
+    desk = Desk(synthesizer, folder, cfg.text_length, cfg.waiting, cfg.keep_minutes)
+    # gradio takes these from the environment only.
+    os.environ.update(GRADIO_TEMP_DIR=str(desk.uploads), GRADIO_ANALYTICS_ENABLED="False")
     page = build(desk, cfg)
     try:
-        _launch(page, cfg, folder)
+        _launch(page, cfg, desk.folder)
         yield page
     finally:
         page.close(verbose=False)
         desk.close()
 
 
-def _launch(page: Any, cfg: DictConfig, folder: Path) -> None:
+def _launch(page: Any, cfg: DictConfig, results: Path) -> None:
     import gradio
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -144,7 +143,7 @@ def _launch(page: Any, cfg: DictConfig, folder: Path) -> None:
             footer_links=[],
             prevent_thread_lock=True,
             max_file_size=int(cfg.upload_mb * 2**20),
-            allowed_paths=[str(folder / "jobs")],
+            allowed_paths=[str(results)],
             app_kwargs={"middleware": middleware},
             css=STYLE,
             theme=theme,
@@ -197,10 +196,7 @@ def build(desk: Desk, cfg: DictConfig) -> Any:
     def choose(event: gradio.SelectData) -> int:
         return int(event.index)
 
-    minute = 60
-    with gradio.Blocks(
-        title="SyncTalklip", analytics_enabled=False, delete_cache=(minute, int(cfg.keep_minutes * minute))
-    ) as page:
+    with gradio.Blocks(title="SyncTalklip", analytics_enabled=False) as page:
         key = gradio.BrowserState("", storage_key="synctalklip")
         gradio.Markdown(
             "# SyncTalklip\nA face and a speech in, a talking video out. All of it stays on this machine; files are "
