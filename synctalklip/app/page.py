@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,7 +83,8 @@ def run(cfg: DictConfig) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="synctalklip-") as folder, served(cfg, synthesizer, Path(folder)) as page:
         print(f"http://{HOST}:{page.server_port}  (Ctrl-C ends it and deletes its files)", flush=True)
-        page.block_thread()
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 @contextmanager
@@ -111,8 +113,8 @@ def served(cfg: DictConfig, synthesizer: Synthesizer, folder: Path) -> Iterator[
         _launch(page, cfg, desk.folder)
         yield page
     finally:
-        page.close(verbose=False)
         desk.close()
+        page.close(verbose=False)
 
 
 def _launch(page: Any, cfg: DictConfig, results: Path) -> None:
