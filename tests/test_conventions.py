@@ -19,7 +19,7 @@ MODULES = {
 # Rooms and files at the top of the package, from what asks nothing of the others to what asks all: data flows down this
 # list, and no import runs up it.
 ORDER = (
-    *("errors", "checkpoint", "cli", "device", "losses", "distance"),
+    *("errors", "checkpoint", "cli", "device", "progress", "losses", "distance"),
     *("data", "metrics", "tables"),
     *("avsyncnet", "syncnet", "generator", "inference", "public_weights"),
     *("evaluation", "study", "app", "benchmark", "pipeline"),

@@ -1,7 +1,9 @@
 """The whole pipeline in miniature, through the scripts: raw video in, a table and a talking face out."""
 
 import json
-import subprocess
+import multiprocessing
+import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -15,6 +17,9 @@ pytestmark = pytest.mark.trains
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 TINY_FAIRSEQ = "fairseq.optimization.max_update=2 fairseq.dataset.max_tokens=150"
 BEST = "checkpoints/checkpoint_best.pt"
+# A process for every command, as a user's shell has; torch and fairseq are imported once for all of them.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "fairseq.tasks", "fairseq.models", "fairseq.criterions"])
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +28,25 @@ def workplace(tmp_path_factory):
     return tmp_path_factory.mktemp("end_to_end")
 
 
-def run(workplace, command):
+def command_line(workplace: Path, log: Path, name: str, arguments: list[str]) -> None:
+    """What a process of `scripts/<name>.py` does; its output goes to `log`."""
+    os.chdir(workplace)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1), os.dup2(output, 2)
+    sys.argv = [str(SCRIPTS / f"{name}.py"), *arguments]
+    sys.path[0] = str(SCRIPTS)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def run(workplace, command, exit_code=0):
     name, *arguments = command.split()
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments], cwd=workplace, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+    log = workplace / "log"
+    process = PROCESSES.Process(target=command_line, args=(workplace, log, name, arguments))
+    process.start()
+    process.join()
+    said = log.read_text()
+    assert process.exitcode == exit_code, f"{command}\n{said[-4000:]}"
+    return said
 
 
 def test_from_nothing_to_a_table_and_a_video(workplace):
@@ -65,8 +82,5 @@ def test_from_nothing_to_a_table_and_a_video(workplace):
     assert json.loads((workplace / "said.mp4.json").read_text())["generated"] is True
 
     # The expert may not judge what it trained.
-    arguments = ["run.name=cheat", f"generated={generator}", f"readers.WER.path={out}/expert/{BEST}"]
-    evaluate = [sys.executable, str(SCRIPTS / "evaluate.py"), *arguments]
-    done = subprocess.run(evaluate, cwd=workplace, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "was an expert of" in done.stderr
+    cheat = f"evaluate run.name=cheat generated={generator} readers.WER.path={out}/expert/{BEST}"
+    assert "was an expert of" in run(workplace, cheat, exit_code=1)

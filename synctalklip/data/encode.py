@@ -5,8 +5,9 @@ N sound samples, H, W height and width in pixels. Frames are uint8 BGR or grey, 
 
 import contextlib
 import io
+import os
 import wave as wave_format
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +30,7 @@ EXACT_COLOUR = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolati
 BT709, BT601_625, BT601 = 1, 5, 6
 OPEN = (0, 2, 3)  # RGB, unspecified, reserved
 HD_WIDTH, HD_LINES = 1280, 720
+MP4 = ("mp4", "mov")
 
 
 class MediaError(SyncTalklipError):
@@ -102,8 +104,47 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             part.unlink()
 
 
+@dataclass(frozen=True)
+class Codec:
+    """An encoder and its settings.
+
+    Attributes:
+        encoder: FFmpeg's name.
+        most: largest crf, 0 being the least.
+        options: for the encoder; "{threads}" stands for the number of its threads, "{preset}" for its effort.
+        tag: by which players know the stream in mp4 files, None for the usual one.
+        containers: that can hold it.
+    """
+
+    encoder: str
+    most: int
+    options: Mapping[str, str]
+    tag: str | None = None
+    containers: tuple[str, ...] = ("matroska", "mov", "mp4")
+
+    def settings(self, crf: float, threads: int, preset: str) -> dict[str, str]:
+        """What the encoder is opened with."""
+        values = {"threads": threads, "pools": threads or "*", "preset": preset}
+        return {"crf": f"{crf:g}", **{name: option.format(**values) for name, option in self.options.items()}}
+
+
+CODECS = {
+    # Without mbtree=0 x264 gives other packets for equal frames from run to run.
+    "h264": Codec(
+        "libx264",
+        51,
+        {"preset": "{preset}", "threads": "{threads}", "x264-params": "mbtree=0"},
+        containers=("matroska", "mov", "mp4", "avi"),
+    ),
+    # Apple's players know HEVC by this tag alone.
+    "hevc": Codec("libx265", 51, {"preset": "fast", "x265-params": "log-level=error:pools={pools}"}, "hvc1"),
+    "av1": Codec("libsvtav1", 63, {"preset": "8", "svtav1-params": "lp={threads}"}),
+}
+"""Video codecs that can be written."""
+
+
 class VideoWriter:
-    """Write H.264 video, with AAC sound if wanted; the file appears whole at the end or not at all.
+    """Write video, with AAC sound if wanted; the file appears whole at the end or not at all.
 
     Sizes that 4:2:0 colour cannot hold (odd) are extended by repeating the last column or row.
 
@@ -116,7 +157,9 @@ class VideoWriter:
         colour: how colours are stored; a tag of the file says so to players.
         sound_like: the track whose packets `copy_audio` takes, in place of `sample_rate`.
         layout: channels of `write_audio`, a name that the AAC encoder knows ("mono", "stereo", "5.1").
-        crf: quality of x264, 0 is lossless, 18 is visually clean.
+        crf: quality, 18 is visually clean, lower is better; 0 is lossless with h264.
+        codec: one of `CODECS`.
+        preset: effort of x264.
         pixel_format: stored pixels, "yuv420p" plays everywhere, "yuv444p" keeps full colour resolution.
         metadata: tags of the container.
         threads: encoder threads, 0 for one per core. The bytes depend on it.
@@ -129,6 +172,8 @@ class VideoWriter:
         size: tuple[int, int],
         sample_rate: int | None = None,
         crf: float = 18,
+        codec: str = "h264",
+        preset: str = "fast",
         pixel_format: str = "yuv420p",
         metadata: dict[str, str] | None = None,
         threads: int = 1,
@@ -147,13 +192,7 @@ class VideoWriter:
         even = 2 if pixel_format == "yuv420p" else 1
         self._margin = tuple((-side) % even for side in size)
         self._pixel_aspect, self._colour = pixel_aspect, colour
-        # Without mbtree=0 x264 gives other packets for equal frames from run to run.
-        self._video_options = {
-            "crf": str(crf),
-            "preset": "fast",
-            "threads": str(threads),
-            "x264-params": "mbtree=0",
-        }
+        self._codec, self._video_options = CODECS[codec], CODECS[codec].settings(crf, threads, preset)
         self._pixel_format = pixel_format
         self._metadata = metadata or {}
         self._converter = VideoReformatter()
@@ -171,7 +210,11 @@ class VideoWriter:
         return self
 
     def _add_streams(self) -> None:
-        video = self._container.add_stream("libx264", rate=self._rate, options=self._video_options)
+        # The encoder of AV1 tells about itself otherwise.
+        os.environ.setdefault("SVT_LOG", "1")
+        video: Any = self._container.add_stream(self._codec.encoder, rate=self._rate, options=self._video_options)
+        if self._codec.tag is not None and self._container.format.name in MP4:
+            video.codec_tag = self._codec.tag
         video.width, video.height = (side + more for side, more in zip(self._size, self._margin, strict=True))
         video.pix_fmt = self._pixel_format
         tags: Any = video.codec_context
@@ -203,9 +246,13 @@ class VideoWriter:
             interpolation=EXACT_COLOUR,
             threads=1,
         )
-        picture.pts, picture.time_base = self.frames, 1 / self._rate
+        self.write_stored(picture)
+
+    def write_stored(self, frame: av.VideoFrame) -> None:
+        """Append a frame that has the stored pixel format and colour already."""
+        frame.pts, frame.time_base = self.frames, 1 / self._rate
         self.frames += 1
-        self._container.mux(self._video.encode(picture))
+        self._container.mux(self._video.encode(frame))
 
     def write_audio(self, wave: np.ndarray) -> None:
         """Append sound, (N,) or (N,C) int16."""
@@ -253,13 +300,14 @@ def _container(path: Path) -> str:
     return names[path.suffix.lower()]
 
 
-def assert_writable_kind(path: str | Path) -> None:
+def assert_writable_kind(path: str | Path, codec: str = "h264") -> None:
     """Check the name of a video before the work that fills it.
 
     Raises:
-        MediaError: its suffix names no container that can be written.
+        MediaError: its suffix names no container that can be written, or none that holds the codec.
     """
-    _container(Path(path))
+    if _container(Path(path)) not in CODECS[codec].containers:
+        raise MediaError(f"{path}: {Path(path).suffix} files hold no {codec}; end it in .mp4 or .mkv")
 
 
 def _checked_wave(wave: np.ndarray, path: Path, channels: int = 1) -> np.ndarray:

@@ -7,15 +7,15 @@ Pixels are square unless they are asked for as stored: the frames of a DVD are w
 Time zero of a file is its first video frame; sound that starts later is padded, sound that starts earlier is cut.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from synctalklip.data.containers import (
     LONGEST_GAP,
@@ -27,7 +27,6 @@ from synctalklip.data.containers import (
     video_track,
 )
 from synctalklip.data.encode import (
-    EXACT_COLOUR,
     FPS,
     SAMPLE_RATE,
     Colour,
@@ -41,6 +40,7 @@ from synctalklip.data.encode import (
     write_wav,
     written_whole,
 )
+from synctalklip.data.pictures import FramePictures, FramePixels, Picture, square_size, stored_aspect, turns
 from synctalklip.data.sound import Sound, first_picture, mix_down, read_audio, read_sound
 
 __all__ = [
@@ -48,9 +48,10 @@ __all__ = [
     "SAMPLE_RATE",
     "Colour",
     "DiskError",
-    "FramePixels",
+    "FramePictures",
     "MediaError",
     "MediaInfo",
+    "Picture",
     "Sound",
     "VideoWriter",
     "as_rate",
@@ -61,6 +62,7 @@ __all__ = [
     "read_audio",
     "read_frames",
     "read_gray",
+    "read_pictures",
     "read_sound",
     "read_video",
     "video_track",
@@ -71,8 +73,7 @@ __all__ = [
 ]
 
 
-# A stored pixel that is longer than this is a damaged tag.
-LARGEST_ASPECT = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,53 +110,6 @@ class MediaInfo:
     def stored_scale(self) -> tuple[float, float]:
         """Columns and rows of stored pixels in one square pixel."""
         return min(1.0, float(1 / self.pixel_aspect)), min(1.0, float(self.pixel_aspect))
-
-
-class FramePixels:
-    """Pixels of the decoded frames of a track, upright, in the colours that players show.
-
-    Args:
-        stream: the track.
-        pixel_format: "bgr24" or "gray".
-        square: whether pixels that are not square are made so, by adding columns or rows.
-    """
-
-    def __init__(self, stream: av.VideoStream, pixel_format: str, square: bool):
-        self.pixel_format = pixel_format
-        self.aspect = stored_aspect(stream) if square else Fraction(1)
-        self._converter = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """(H,W,3) uint8 BGR or (H,W) grey, contiguous."""
-        width, height = square_size(frame.width, frame.height, self.aspect)
-        # A pool of threads for every small frame costs 25 times the conversion.
-        picture = self._converter.reformat(
-            frame,
-            width,
-            height,
-            self.pixel_format,
-            src_colorspace=Colour.of(frame).converter,
-            interpolation=EXACT_COLOUR,
-            threads=1,
-        )
-        # Rows of a decoded frame may be padded: contiguous copies are what cv2 and dlib read rightly.
-        return np.ascontiguousarray(np.rot90(picture.to_ndarray(), turns(frame)))
-
-
-def turns(frame: av.VideoFrame) -> int:
-    """Quarter turns counter-clockwise that show the frame upright."""
-    return round(frame.rotation / 90) % 4
-
-
-def stored_aspect(stream: av.VideoStream) -> Fraction:
-    """Width of a stored pixel over its height; 1 where the file says nothing, or nothing that makes sense."""
-    aspect = stream.sample_aspect_ratio
-    return aspect if aspect and 1 / LARGEST_ASPECT <= aspect <= LARGEST_ASPECT else Fraction(1)
-
-
-def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Width and height in square pixels; none of the stored ones is lost."""
-    return max(width, round(width * aspect)), max(height, round(height / aspect))
 
 
 def probe(path: str | Path, audio_index: int | None = None) -> MediaInfo:
@@ -236,8 +190,11 @@ def _at_rate(
 
 
 def _read(
-    path: str | Path, fps: float | Fraction | None, threads: int, pixel_format: str, square: bool = True
-) -> Iterator[np.ndarray]:
+    path: str | Path,
+    fps: float | Fraction | None,
+    threads: int,
+    converter: Callable[[av.VideoStream], Callable[[av.VideoFrame], T]],
+) -> Iterator[T]:
     path = Path(path)
     with opened(path) as container:
         stream = video_track(container)
@@ -249,7 +206,7 @@ def _read(
         frames = decoded(container, stream, path)
         if fps is not None:
             frames = _at_rate(_timed(frames, stream), stream, as_rate(fps), path)
-        previous, convert = None, FramePixels(stream, pixel_format, square)
+        previous, convert = None, converter(stream)
         pixels: Any = None
         for frame in frames:
             # A frame that is shown twice is converted once; the reader may write into what it gets.
@@ -258,16 +215,13 @@ def _read(
             yield pixels
 
 
-def read_frames(
-    path: str | Path, fps: float | Fraction | None = FPS, threads: int = 1, square: bool = True
-) -> Iterator[np.ndarray]:
+def read_frames(path: str | Path, fps: float | Fraction | None = FPS, threads: int = 1) -> Iterator[np.ndarray]:
     """Stream the frames of a video, upright, at a constant rate.
 
     Args:
         path: any video container; an image file is a video of one frame.
         fps: output rate; every tick takes the source frame nearest in time. None keeps the source's frames.
         threads: decoder threads, 0 for one per core.
-        square: make pixels square that are not; False gives them as stored, see `MediaInfo.pixel_aspect`.
 
     Yields:
         (H,W,3) uint8 BGR.
@@ -275,7 +229,12 @@ def read_frames(
     Raises:
         MediaError: missing, empty, cut short, broken, or without video.
     """
-    return _read(path, fps, threads, "bgr24", square)
+    return _read(path, fps, threads, partial(FramePixels, pixel_format="bgr24"))
+
+
+def read_pictures(path: str | Path, fps: float | Fraction | None = FPS) -> Iterator[Picture]:
+    """As `read_frames`, as stored: the pixels have the shape that they have in the file."""
+    return _read(path, fps, 0, FramePictures)
 
 
 def read_video(path: str | Path, fps: float | Fraction | None = FPS) -> np.ndarray:
@@ -285,4 +244,4 @@ def read_video(path: str | Path, fps: float | Fraction | None = FPS) -> np.ndarr
 
 def read_gray(path: str | Path) -> np.ndarray:
     """All frames as stored, grey, (T,H,W) uint8; see `read_frames` for the errors."""
-    return np.stack(list(_read(path, None, 1, "gray")))
+    return np.stack(list(_read(path, None, 1, partial(FramePixels, pixel_format="gray"))))

@@ -15,8 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from synctalklip import checkpoint
+from synctalklip.cli import CONFIGS
 from synctalklip.data import media
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.geometry import crop_face
@@ -208,12 +210,12 @@ class _Stored:
 
     def pairs(self, reader: ClipReader, index: int, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The lower halves of `faces` pasted into the source's frames, as `scripts/generate.py` does it."""
+        from synctalklip.generator.fused import paste_lower
         from synctalklip.generator.unet import UPPER_ROWS
-        from synctalklip.inference import Options, paste_lower
 
-        options = Options.default()
+        options = OmegaConf.load(CONFIGS / "generate.yaml")
         for frame, box, face in zip(source_frames(reader, index), reader.boxes(index), faces):
-            yield paste_lower(frame, box, face[UPPER_ROWS:], options), frame
+            yield paste_lower(frame, box, face[UPPER_ROWS:], options.feather, options.shape), frame
 
     def facts(self, clip: Clip) -> list[Any]:
         return []

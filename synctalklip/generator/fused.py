@@ -1,10 +1,12 @@
 """A generator made fast for use: batch norms folded, channels last, weights in the precision of the arithmetic.
+What it painted is put into the frame here too.
 
 Legend: N images or samples, T video frames at 25 Hz, F values a frame that a model hears, D embedding.
 """
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from synctalklip.data.features import audio_features
+from synctalklip.data.geometry import FACE_SIZE, paste_face
 from synctalklip.device import choose_precision
 from synctalklip.generator.unet import UPPER_ROWS, UNetGenerator, generator_input
 
@@ -123,3 +126,40 @@ def _prepared(model: UNetGenerator, precision: str) -> UNetGenerator:
                 sequence[1] = nn.Identity()
         part.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def paste_lower(frame: np.ndarray, box: np.ndarray, painted: np.ndarray, feather: float, shape: str) -> np.ndarray:
+    """A frame with a painted lower half in its place.
+
+    Args:
+        frame: (H,W,3) uint8.
+        box: (4,) x1, y1, x2, y2 of the face, of which the lower half is painted.
+        painted: (48,96,3) uint8.
+        feather: see `inference.Options`.
+        shape: see `inference.Options`.
+
+    Returns:
+        A new (H,W,3) uint8.
+    """
+    x1, y1, x2, y2 = box
+    lower = np.array([x1, y1 + (y2 - y1) * UPPER_ROWS / FACE_SIZE, x2, y2], np.float32)
+    return paste_face(frame, lower, painted, feather, face_shape() if shape == "face" else None)
+
+
+@cache
+def face_shape() -> np.ndarray:
+    """How much of the painted half is shown: all of cheeks, mouth and chin, nothing of the corners below.
+
+    The corners show collar, hair and background as they were in the identity frame, which lie elsewhere when the head
+    has moved. The shape is that of the mean face and not of the source's jaw, whose movement is that of other words.
+
+    Returns:
+        (48,96) float32 in 0..1: a quarter-soft superellipse, 1 up to three quarters of the way to its edge.
+    """
+    rows = UPPER_ROWS + np.arange(FACE_SIZE - UPPER_ROWS) + 0.5
+    columns = np.arange(FACE_SIZE) + 0.5
+    x = np.abs(columns / FACE_SIZE - 0.5) / 0.44
+    y = (rows - UPPER_ROWS) / (FACE_SIZE - UPPER_ROWS)
+    radius = (x[None] ** 2.5 + y[:, None] ** 2.5) ** 0.4
+    inwards = np.clip((1 - radius) / 0.25, 0, 1)
+    return (inwards * inwards * (3 - 2 * inwards)).astype(np.float32)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from synctalklip import losses
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.stopwatch import Stopwatch
+from synctalklip.progress import Stopwatch
 
 log = logging.getLogger(__name__)
 

@@ -42,9 +42,9 @@ from synctalklip.generator.optim import (
     set_settings,
     settings_of,
 )
-from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.generator.unet import generator_input, to_unit
 from synctalklip.generator.validation import COLUMNS, Samples, validate
+from synctalklip.progress import Stopwatch
 
 log = logging.getLogger(__name__)
 

@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from synctalklip.inference.command import main
     from synctalklip.inference.options import Options, Report
-    from synctalklip.inference.progress import Cancelled
-    from synctalklip.inference.synthesize import paste_lower
     from synctalklip.inference.synthesizer import Synthesizer
+    from synctalklip.progress import Cancelled
 
-__all__ = ["Cancelled", "Options", "Report", "Synthesizer", "main", "paste_lower"]
+__all__ = ["Cancelled", "Options", "Report", "Synthesizer", "main"]
 
 _HOMES = {
-    "Cancelled": "progress",
-    "Options": "options",
-    "Report": "options",
-    "Synthesizer": "synthesizer",
-    "main": "command",
-    "paste_lower": "synthesize",
+    "Cancelled": "synctalklip.progress",
+    "Options": "synctalklip.inference.options",
+    "Report": "synctalklip.inference.options",
+    "Synthesizer": "synctalklip.inference.synthesizer",
+    "main": "synctalklip.inference.command",
 }
 
 
@@ -26,4 +24,4 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for only then: the command looks at its settings before it loads torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,8 +1,9 @@
 """First pass over the source: the shots, and in each of them the faces that speak.
 
-T frames of the source, S shots.
+T frames of the source, or of a shot at 25 Hz; S shots; N sound samples at 16 kHz.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,17 +14,22 @@ import numpy as np
 
 from synctalklip.data import media
 from synctalklip.data.detectors import FaceDetector, assert_crop_rule
+from synctalklip.data.encode import FPS, SAMPLE_RATE
+from synctalklip.data.features import SYNC_FRAMES, mfcc
 from synctalklip.data.geometry import FACE_SIZE, FaceError, crop_face
 from synctalklip.data.shots import ALL, Shot, follow_shots
 from synctalklip.data.tracking import Track
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.stopwatch import Stopwatch, WatchedFaces
 from synctalklip.inference.options import Options
-from synctalklip.inference.parts import SPEAKING
-from synctalklip.inference.progress import Meter
-from synctalklip.inference.speaking import sound_of_shot, ticks, who_speaks
+from synctalklip.inference.speech import SPEAKING
 from synctalklip.inference.timeline import fill_short_gaps
-from synctalklip.syncnet.lse import AnySyncNet
+from synctalklip.progress import Meter, Stopwatch
+from synctalklip.syncnet.lse import AnySyncNet, score_clip
+
+LONGEST = 30 * FPS
+"""Frames of a shot that are looked at."""
+IN_SYNC = 2
+"""Frames by which lips and sound of a video may be apart."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class FirstPass:
         Raises:
             FaceError: no frame shows a face, or none shows so many as a rule asks for.
         """
-        frames = self.watch.watch(media.read_frames(self.video, self.fps), "decode")
+        frames = self.watch.watch(media.read_frames(self.video, self.fps, threads=0), "decode")
         asked = [ALL if rule == SPEAKING else rule for rule in rules]
         try:
             shots = follow_shots(self.meter.watch(islice(frames, spoken)), self.detector, asked)
@@ -138,7 +144,7 @@ class FirstPass:
         return track.cuts(self.options.crop_rule, self.shown.width, self.shown.height, self.window).boxes
 
     def _frames(self) -> Iterator[tuple[int, np.ndarray]]:
-        return enumerate(self.watch.watch(media.read_frames(self.video, self.fps), "decode"))
+        return enumerate(self.watch.watch(media.read_frames(self.video, self.fps, threads=0), "decode"))
 
     def _plan(self, shots: Sequence[Shot], keys: Sequence[str | int]) -> FacePlan:
         """One face of each shot as one plan of the whole video."""
@@ -219,3 +225,84 @@ def identity_frame(rule: str, landmarks: np.ndarray, painted: np.ndarray) -> int
     opening = np.linalg.norm(landmarks[:, 61:64] - landmarks[:, 67:64:-1], axis=2).sum(1)
     eyes = np.linalg.norm(landmarks[:, 36] - landmarks[:, 45], axis=1)
     return int(usable[np.argmin((opening / eyes)[usable])])
+
+
+def ticks(length: int, fps: Fraction) -> list[int]:
+    """Frames of a shot that are nearest to each 25th of a second, at most `LONGEST`.
+
+    Args:
+        length: of the shot, in frames.
+        fps: of the video.
+    """
+    count = min(LONGEST, math.floor(length * FPS / fps))
+    return [min(round(tick * fps / FPS), length - 1) for tick in range(count)]
+
+
+def sync_score(syncnet: AnySyncNet, faces: np.ndarray, wave: np.ndarray) -> float:
+    """How far lips and sound are nearer to each other in sync than out of it, in standard deviations over the shifts.
+
+    LSE-C does not compare two people: a person that SyncNet does not know has flatter distances. On pairs of three
+    speakers of GRID, 22 clips apart from those on which this was chosen, it names the right one in 97 % of 2 s (LSE-C:
+    74 %); where the one who speaks is unknown to the SyncNet that ships, in 95 % (60 %).
+
+    Args:
+        syncnet: of `load_syncnet`.
+        faces: (T,96,96,3) uint8 BGR.
+        wave: (N,) int16 of the same time.
+    """
+    score = score_clip(syncnet, faces, mfcc(wave))
+    near = [distance for shift, distance in zip(score.shifts, score.curve) if abs(shift) <= IN_SYNC]
+    return float((np.mean(score.curve) - min(near)) / max(float(np.std(score.curve)), 1e-9))
+
+
+def who_speaks(
+    syncnet: AnySyncNet, faces: Mapping[int, np.ndarray], wave: np.ndarray, sizes: Mapping[int, float]
+) -> int:
+    """The face whose lips fit the sound best; the largest where the shot is too short or silent.
+
+    Args:
+        syncnet: see `sync_score`.
+        faces: by face, (T,96,96,3) uint8 BGR.
+        wave: (N,) int16 of the same time.
+        sizes: by face, the side of its box.
+    """
+    length = len(next(iter(faces.values())))
+    if length < 2 * SYNC_FRAMES or not wave.any():
+        return max(sizes, key=lambda face: sizes[face])
+    return max(faces, key=lambda face: sync_score(syncnet, faces[face], wave))
+
+
+def sound_of_shot(wave: np.ndarray, start: int, length: int, fps: Fraction) -> np.ndarray:
+    """The sound of `length` 25ths of a second from frame `start` on, filled with silence where it ends before.
+
+    Args:
+        wave: (N,) int16, of the whole video.
+        start: frame at `fps`.
+        length: in 25ths of a second.
+        fps: of the video.
+    """
+    first, samples = round(start / fps * SAMPLE_RATE), length * SAMPLE_RATE // FPS
+    piece = wave[first : first + samples]
+    return np.pad(piece, (0, samples - len(piece)))
+
+
+class WatchedFaces:
+    """A face detector whose searches are the phase "detect" of a stopwatch, its landmarks "landmarks"."""
+
+    def __init__(self, detector: FaceDetector, watch: Stopwatch):
+        self.every, self._detector, self._watch = detector.every, detector, watch
+
+    @property
+    def finder(self) -> str:
+        """See `FaceDetector`."""
+        return self._detector.finder
+
+    def detect(self, frame: np.ndarray) -> np.ndarray:
+        """See `FaceDetector.detect`."""
+        with self._watch.phase("detect"):
+            return self._detector.detect(frame)
+
+    def landmarks(self, frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """See `FaceDetector.landmarks`."""
+        with self._watch.phase("landmarks"):
+            return self._detector.landmarks(frame, box)

@@ -9,10 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from synctalklip.checkpoint import file_hash
 from synctalklip.cli import CONFIGS
+from synctalklip.data.encode import CODECS
 from synctalklip.device import PRECISIONS
 from synctalklip.errors import SyncTalklipError
-from synctalklip.inference.parts import Speech, assert_face, state_speech
-from synctalklip.inference.rest import METHODS
+from synctalklip.inference.speech import METHODS, Speech, assert_face, state_speech
 
 SILENT_OPTIONS = ("batch_size", "buffer_mb")
 """Options that leave the video as it is."""
@@ -46,7 +46,8 @@ class Options:
         speech_chunk: embeddings encoded at once (25 a second).
         speech_context: embeddings of context on both sides of a piece.
         buffer_mb: decoded frames that may be held to play a video backwards.
-        crf: quality of the encoded video, lower is better.
+        quality: of the encoded video, the encoder's crf: lower is better, 0 is lossless with h264.
+        codec: of the video, one of `data.encode.CODECS`.
         precision: of the network's arithmetic: "fp32", "bf16", or "auto" for bf16 where the device computes in it.
     """
 
@@ -68,7 +69,8 @@ class Options:
     speech_chunk: int
     speech_context: int
     buffer_mb: int
-    crf: int
+    quality: float
+    codec: str
     precision: str
 
     def __post_init__(self) -> None:
@@ -79,6 +81,7 @@ class Options:
             "sampling": ("linear", "nearest"),
             "precision": PRECISIONS,
             "shape": ("face", "box"),
+            "codec": tuple(CODECS),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -94,8 +97,9 @@ class Options:
             )
         if self.audio_track is not None and not (type(self.audio_track) is int and self.audio_track >= 0):
             raise SyncTalklipError(f"audio_track={self.audio_track}: choose 0, 1, ... or null for the default track")
-        if not 0 <= self.crf <= 51:
-            raise SyncTalklipError(f"crf={self.crf}: choose 0 to 51")
+        most = CODECS[self.codec].most
+        if not 0 <= self.quality <= most:
+            raise SyncTalklipError(f"quality={self.quality}: choose 0 (best) to {most}; 17 is visually lossless")
         for name in ("still_fps", "batch_size", "speech_chunk", "speech_context", "buffer_mb"):
             if getattr(self, name) <= 0:
                 raise SyncTalklipError(f"{name}={getattr(self, name)}: must be above 0")
@@ -121,6 +125,16 @@ class Options:
             SyncTalklipError: names an option that does not exist.
         """
         return Options.from_config(asdict(self), **changes)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make."""
+
+    video: Path
+    audio: Speech
+    output: Path
+    options: Options
 
 
 def make_statement(

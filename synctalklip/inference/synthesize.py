@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +15,22 @@ import torch
 
 from synctalklip.data import media
 from synctalklip.data.detectors import FaceDetector
-from synctalklip.data.geometry import FACE_SIZE, crop_face, paste_face
+from synctalklip.data.geometry import crop_face
 from synctalklip.errors import SyncTalklipError
-from synctalklip.generator.fused import FusedGenerator, TalkingFace, speech_features_of
-from synctalklip.generator.stopwatch import Stopwatch
-from synctalklip.generator.unet import UPPER_ROWS
+from synctalklip.generator.fused import FusedGenerator, TalkingFace, paste_lower, speech_features_of
 from synctalklip.inference.faces import FacePlan, FirstPass
 from synctalklip.inference.options import Options, Report, make_statement, sidecar_of
-from synctalklip.inference.parts import SPEAKING, Speech, files_of, read_speech
-from synctalklip.inference.playback import SourceReader
-from synctalklip.inference.progress import Meter
-from synctalklip.inference.rest import choose_method
-from synctalklip.inference.timeline import SAMPLE_RATE, PlannedFrame, SpeechEmbeddings, frame_plan, output_frames
-from synctalklip.inference.voices import Voice, read_voices
+from synctalklip.inference.speech import SPEAKING, Speech, Voice, choose_method, files_of, read_speech, read_voices
+from synctalklip.inference.timeline import (
+    SAMPLE_RATE,
+    PlannedFrame,
+    SourceReader,
+    SpeechEmbeddings,
+    frame_plan,
+    output_frames,
+)
 from synctalklip.inference.writing import write
+from synctalklip.progress import Meter, Stopwatch
 from synctalklip.syncnet.lse import AnySyncNet
 
 
@@ -73,8 +74,8 @@ def synthesize(
     speech = read_speech(audio)
     if Path(output).resolve() in {Path(video).resolve(), *(path.resolve() for path in files_of(speech))}:
         raise SyncTalklipError(f"{output}: is an input too and would be lost; name another output")
-    media.assert_writable_kind(output)
-    voices = read_voices(speech, options)
+    media.assert_writable_kind(output, options.codec)
+    voices = read_voices(speech, options.face, options.audio_track, options.vad)
     shown = media.probe(video)
     if shown.fps is None:
         # A picture has no length that could be played again or cut.
@@ -161,89 +162,51 @@ class Painter:
         self.speech = [SpeechEmbeddings(model.encode_speech, voice.wave, *settings) for voice in voices]
         self.painted = self.missing = 0
 
-    def paint(self, frames: Iterable[tuple[PlannedFrame, np.ndarray]]) -> Iterator[np.ndarray]:
-        """The frames of the output, (H,W,3) uint8 BGR, in batches behind the scenes.
+    def paint(self, frames: Iterable[tuple[PlannedFrame, media.Picture]]) -> Iterator[media.Picture]:
+        """The frames of the output, in batches behind the scenes.
 
         Args:
-            frames: each planned frame with its pixels, which are written into.
+            frames: each planned frame with its picture, which is painted.
         """
         for batch in _batches(frames, self.options.batch_size, self.options.buffer_mb * 2**20):
-            planned, pixels = [each for each, _ in batch], [each for _, each in batch]
+            planned = [each for each, _ in batch]
             painted, missing = set(), set()
             for voice, speech in zip(self.voices, self.speech):
                 seen = self.faces[voice.face].painted
                 speaks = [place for place, each in enumerate(planned) if voice.covers(each.time)]
                 chosen = [place for place in speaks if seen[planned[place].source]]
-                self._paint_voice(voice, speech, [planned[place] for place in chosen], pixels, chosen)
+                self._paint_voice(voice, speech, [batch[place] for place in chosen])
                 painted.update(chosen)
                 missing.update(set(speaks) - set(chosen))
             self.painted, self.missing = self.painted + len(painted), self.missing + len(missing)
-            yield from pixels
+            yield from (picture for _, picture in batch)
 
     def _paint_voice(
-        self,
-        voice: Voice,
-        speech: SpeechEmbeddings,
-        planned: Sequence[PlannedFrame],
-        pixels: list[np.ndarray],
-        places: Sequence[int],
+        self, voice: Voice, speech: SpeechEmbeddings, batch: Sequence[tuple[PlannedFrame, media.Picture]]
     ) -> None:
-        """Replace the pixels at some places of a batch by painted ones."""
-        if not places:
+        """Paint the face of a voice where it speaks."""
+        if not batch:
             return
+        planned = [each for each, _ in batch]
         faces = self.faces[voice.face]
         boxes = [faces.boxes[each.source] for each in planned]
         identities = faces.identities[[faces.shot[each.source] for each in planned]]
         with self.watch.phase("crop"):
-            crops = np.stack([crop_face(pixels[place], box) for place, box in zip(places, boxes)])
+            regions = [picture.region(box) for (_, picture), box in zip(batch, boxes)]
+            boxes = [box - np.tile(region.origin, 2) for region, box in zip(regions, boxes)]
+            crops = np.stack([crop_face(region.pixels, box) for region, box in zip(regions, boxes)])
         with self.watch.phase("speech"):
             embeddings = speech([each.time - voice.start + self.offset for each in planned if each.time is not None])
         with self.watch.phase("network"):
             painted = self.fused(crops, identities, embeddings)
         with self.watch.phase("paste"):
-            for place, box, lower in zip(places, boxes, painted):
-                pixels[place] = paste_lower(pixels[place], box, lower, self.options)
+            for region, box, lower in zip(regions, boxes, painted):
+                region.put(paste_lower(region.pixels, box, lower, self.options.feather, self.options.shape))
 
 
-def paste_lower(frame: np.ndarray, box: np.ndarray, painted: np.ndarray, options: Options) -> np.ndarray:
-    """A frame with a painted lower half in its place.
-
-    Args:
-        frame: (H,W,3) uint8.
-        box: (4,) x1, y1, x2, y2 of the face, of which the lower half is painted.
-        painted: (48,96,3) uint8.
-        options: `shape` and `feather` count.
-
-    Returns:
-        A new (H,W,3) uint8.
-    """
-    x1, y1, x2, y2 = box
-    lower = np.array([x1, y1 + (y2 - y1) * UPPER_ROWS / FACE_SIZE, x2, y2], np.float32)
-    return paste_face(frame, lower, painted, options.feather, face_shape() if options.shape == "face" else None)
-
-
-@cache
-def face_shape() -> np.ndarray:
-    """How much of the painted half is shown: all of cheeks, mouth and chin, nothing of the corners below.
-
-    The corners show collar, hair and background as they were in the identity frame, which lie elsewhere when the head
-    has moved. The shape is that of the mean face and not of the source's jaw, whose movement is that of other words.
-
-    Returns:
-        (48,96) float32 in 0..1: a quarter-soft superellipse, 1 up to three quarters of the way to its edge.
-    """
-    rows = UPPER_ROWS + np.arange(FACE_SIZE - UPPER_ROWS) + 0.5
-    columns = np.arange(FACE_SIZE) + 0.5
-    x = np.abs(columns / FACE_SIZE - 0.5) / 0.44
-    y = (rows - UPPER_ROWS) / (FACE_SIZE - UPPER_ROWS)
-    radius = (x[None] ** 2.5 + y[:, None] ** 2.5) ** 0.4
-    inwards = np.clip((1 - radius) / 0.25, 0, 1)
-    return (inwards * inwards * (3 - 2 * inwards)).astype(np.float32)
-
-
-def _batches(items: Iterable[tuple[PlannedFrame, np.ndarray]], size: int, budget: int) -> Iterator[list]:
+def _batches(items: Iterable[tuple[PlannedFrame, media.Picture]], size: int, budget: int) -> Iterator[list]:
     """Groups of `size`, or fewer where the frames of a group would not fit into `budget` bytes."""
-    batch: list[tuple[PlannedFrame, np.ndarray]] = []
+    batch: list[tuple[PlannedFrame, media.Picture]] = []
     for item in items:
         batch.append(item)
         if len(batch) >= min(size, budget // item[1].nbytes):

@@ -13,11 +13,10 @@ from synctalklip.cli import CONFIGS, build
 from synctalklip.data.detectors import FaceDetector
 from synctalklip.generator.fused import TalkingFace
 from synctalklip.generator.model import load_generator
-from synctalklip.inference.jobs import Job
-from synctalklip.inference.options import Options, Report
-from synctalklip.inference.parts import read_speech
-from synctalklip.inference.progress import Meter, Progress
+from synctalklip.inference.options import Job, Options, Report
+from synctalklip.inference.speech import read_speech
 from synctalklip.inference.synthesize import asks_who_speaks, synthesize
+from synctalklip.progress import Meter, Progress
 from synctalklip.syncnet.lse import AnySyncNet, load_syncnet
 
 SHIPPED = CONFIGS.parent

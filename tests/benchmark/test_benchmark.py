@@ -323,11 +323,15 @@ def test_stage_2_is_measured_in_both_forms():
 def test_inference_is_measured_for_every_size_and_precision():
     from synctalklip.benchmark.inference import run
 
-    cfg = config("repeats=1", "inference.images=2")
-    cfg.inference.sizes = {"tiny": 16}
-    rows = re.findall(r"\| tiny +\| +(fp32|bf16) \| +[\d.]+ \| +([\d.]+) \| +1 \|", run(cfg))
+    cfg = config("repeats=1", "inference.images=2", "inference.frames=4")
+    cfg.inference.sizes, cfg.inference.videos = {"tiny": 16}, [[360, 288]]
+    report = run(cfg)
+    rows = re.findall(r"\| tiny +\| +(fp32|bf16) \| +[\d.]+ \| +([\d.]+) \| +1 \|", report)
     assert [name for name, _ in rows] == [precision.name for precision in parts.precisions(cfg, CPU)]
     assert all(float(rate) > 0 for _, rate in rows)
+    ((rate, shares),) = re.findall(r"\| 360 x 288 \| +\w+ \| +([\d.]+) \|((?: +\d+ % \|){9}) +1 \|", report)
+    assert float(rate) > 0
+    assert 95 <= sum(int(share) for share in re.findall(r"\d+", shares)) <= 105
 
 
 def test_sync_is_measured_whole_and_by_windows():

@@ -111,7 +111,7 @@ def test_pixels_that_are_not_square_become_so(tmp_path, aspect, rotation):
     assert np.abs(frame.astype(int) - upright).mean() < 6
     assert (info.width, info.height) == (576, 288)
     assert info.pixel_aspect == (1 / aspect if rotation else aspect)
-    (kept, _) = media.read_frames(path, square=False)
+    kept, _ = (picture.bgr() for picture in media.read_pictures(path))
     assert kept.shape[:2] == np.rot90(stored, rotation // 90).shape[:2]
     scale = info.stored_scale
     assert (round(576 * scale[0]), round(288 * scale[1])) == kept.shape[1::-1]

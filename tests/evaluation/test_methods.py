@@ -9,7 +9,7 @@ from synctalklip.data.clips import ClipReader
 from synctalklip.data.manifest import Clip, read_manifest
 from synctalklip.errors import MetricError
 from synctalklip.evaluation.methods import Pair, pair_clips, write_jobs
-from synctalklip.inference.jobs import read_jobs
+from synctalklip.inference.command import read_jobs
 from synctalklip.inference.options import Options
 
 

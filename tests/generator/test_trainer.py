@@ -109,7 +109,7 @@ def test_the_share_of_waiting_for_data_leaves_validation_and_saving_out(configur
         spends(3.0)(self, batch)
         self.step += 1
 
-    monkeypatch.setattr("synctalklip.generator.stopwatch.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("synctalklip.progress.perf_counter", lambda: clock[0])
     monkeypatch.setattr(Trainer, "advance", advance)
     monkeypatch.setattr(Trainer, "_to_device", spends(1.0))
     monkeypatch.setattr(Trainer, "validate", spends(100.0, {"l1": 1.0}))

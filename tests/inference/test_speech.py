@@ -10,11 +10,10 @@ from test_synthesize import OPTIONS, SIZE, ToyFaces, ToyModel, TwoFaces, fades, 
 from synctalklip.data import media
 from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.errors import SyncTalklipError
-from synctalklip.inference import rest as resting
-from synctalklip.inference.jobs import is_done, read_jobs
-from synctalklip.inference.parts import Part, read_speech
-from synctalklip.inference.rest import rest
-from synctalklip.inference.speaking import sound_of_shot, ticks, who_speaks
+from synctalklip.inference import speech as resting
+from synctalklip.inference.command import is_done, read_jobs
+from synctalklip.inference.faces import sound_of_shot, ticks, who_speaks
+from synctalklip.inference.speech import Part, read_speech, rest
 from synctalklip.inference.synthesize import sidecar_of, synthesize
 from synctalklip.inference.timeline import output_frames
 
@@ -77,7 +76,7 @@ def test_the_face_whose_lips_fit_the_sound_speaks_in_each_shot(tmp_path):
     media.write_video(tmp_path / "video.mp4", shown, wave=sound, pixel_format="yuv444p", crf=0)
     media.write_wav(tmp_path / "speech.wav", silence(70))
     inputs = (tmp_path / "video.mp4", tmp_path / "speech.wav", tmp_path / "out.mp4")
-    options = OPTIONS.replace(face="speaking", crf=0)
+    options = OPTIONS.replace(face="speaking", quality=0)
     report = synthesize(ToyModel(), *inputs, options, TwoFaces(), syncnet=Brightness())
     assert report.shots == [{"start": 0.0, "faces": [0]}, {"start": 1.4, "faces": [1]}]
     assert changed_sides(tmp_path).tolist() == [[True, False]] * 35 + [[False, True]] * 35
@@ -115,7 +114,7 @@ def test_several_faces_speak_their_own_sound_at_their_own_time(tmp_path):
         {"face": 0, "audio": "left.wav", "to": 0.4},
         {"face": 1, "audio": "right.wav", "from": 0.6, "to": 1.0},
     ]
-    line = {"video": "video.mp4", "audio": listed, "output": "out.mp4", "crf": 0, "shorter": "keep"}
+    line = {"video": "video.mp4", "audio": listed, "output": "out.mp4", "quality": 0, "shorter": "keep"}
     (tmp_path / "jobs.jsonl").write_text(json.dumps(line))
     (job,) = read_jobs(tmp_path / "jobs.jsonl", OPTIONS)
     report = synthesize(ToyModel(), job.video, job.audio, job.output, job.options, TwoFaces())

@@ -18,17 +18,17 @@ from omegaconf import OmegaConf
 from synctalklip.avsyncnet.model import AVHubertConfig
 from synctalklip.cli import CONFIGS
 from synctalklip.data import media
+from synctalklip.data.encode import MediaError
 from synctalklip.data.geometry import FaceError, geometry
 from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.errors import SyncTalklipError
 from synctalklip.generator.model import TalkingFaceGenerator
-from synctalklip.generator.stopwatch import Stopwatch
 from synctalklip.inference import synthesize as module
+from synctalklip.inference.command import is_done, read_jobs, run_jobs, swap_jobs
 from synctalklip.inference.faces import FirstPass, identity_frame
-from synctalklip.inference.jobs import Job, is_done, read_jobs, run_jobs, swap_jobs
-from synctalklip.inference.options import Options
-from synctalklip.inference.progress import Meter
+from synctalklip.inference.options import Job, Options
 from synctalklip.inference.synthesize import sidecar_of, synthesize
+from synctalklip.progress import Meter, Stopwatch
 
 OPTIONS = Options.default()
 NTSC = Fraction(60000, 1001)
@@ -86,7 +86,7 @@ def make(tmp_path):
 
         def recording(*arguments):
             for frame in original(*arguments):
-                raw.append(frame.copy())
+                raw.append(frame.bgr())
                 yield frame
 
         module.Painter.paint = recording
@@ -186,15 +186,17 @@ def test_output_has_the_rate_of_the_source_and_the_speech(make, fps):
 def test_only_the_lower_half_of_the_box_changes(make, shape):
     shown = [picture(seed) for seed in range(4)]
     _, frames = make(shown, silence(4), shape=shape)
-    for source, frame in zip(source_of(make, 25), frames):
+    pictures = media.read_pictures(make.folder / "video.mp4", 25)
+    for source, frame in zip([picture.bgr() for picture in pictures], frames):
         x1, y1, x2, y2 = geometry(ToyFaces().landmarks(source, ToyFaces().detect(source)[0, :4])[None]).boxes[0]
         changed = (frame != source).any(2)
         rows, columns = np.nonzero(changed)
         assert changed.any()
-        assert rows.min() >= (y1 + y2) / 2
-        assert rows.max() <= y2
-        assert columns.min() >= x1
-        assert columns.max() <= x2
+        # Colour is stored for 2 x 2 pixels and blended with its neighbours where it is shown.
+        assert rows.min() >= (y1 + y2) / 2 - 3
+        assert rows.max() <= y2 + 3
+        assert columns.min() >= x1 - 3
+        assert columns.max() <= x2 + 3
         # Black on grey: what lies beside the chin keeps its collar in the shape of a face only.
         side, half = x2 - x1, (y1 + y2) / 2
         beside = changed[
@@ -204,7 +206,7 @@ def test_only_the_lower_half_of_the_box_changes(make, shape):
         middle = frame[
             round(half + 0.1 * side) : round(half + 0.3 * side), round(x1 + 0.3 * side) : round(x2 - 0.3 * side)
         ]
-        assert (middle == 0).all()
+        assert (middle <= 3).all()
 
 
 def test_odd_size_is_kept_to_the_pixel_before_encoding(make):
@@ -319,7 +321,7 @@ def test_identity_by_index_must_show_a_face(make):
         {"sampling": "cubic"},
         {"batch_size": 0},
         {"batch_size": "x"},
-        {"crf": 60},
+        {"quality": 60},
         {"tial": "cut"},
         {"audio_track": -1},
         {"audio_track": "en"},
@@ -384,7 +386,7 @@ def test_one_of_two_faces_speaks(tmp_path, face, side):
         frame[:, 160 * side : 160 * (side + 1)] = 0
     media.write_video(video, shown, pixel_format="yuv444p", crf=0)
     media.write_wav(audio, silence(12))
-    chosen = OPTIONS.replace(face=face, longest_gap=0.0, crf=0)
+    chosen = OPTIONS.replace(face=face, longest_gap=0.0, quality=0)
     report = synthesize(ToyModel(), video, audio, tmp_path / "out.mp4", chosen, TwoFaces())
     assert (report.painted, report.faces_missing) == (9, 3)
     source, made = media.read_video(video, None).astype(int), media.read_video(tmp_path / "out.mp4", None)
@@ -444,7 +446,7 @@ def test_pixels_that_are_not_square_are_shown_as_they_were(tmp_path):
     video = make_media(tmp_path / "video.mp4", [squeezed(shown, aspect)] * 2, aspect=aspect)
     media.write_wav(tmp_path / "speech.wav", click(2, 0))
     finder = instantiate(OmegaConf.load(CONFIGS / "detector" / "dlib.yaml"))
-    options = OPTIONS.replace(crf=4)
+    options = OPTIONS.replace(quality=4)
     report = synthesize(ToyModel(), video, tmp_path / "speech.wav", tmp_path / "out.mp4", options, finder)
     assert report.painted == 2
     before, after = media.probe(video), media.probe(report.output)
@@ -462,21 +464,19 @@ def test_what_is_not_painted_keeps_its_colour(tmp_path, size, matrix, red):
     bars = [red, (120, 100, 150), (200, 120, 130), (90, 150, 100)]
     video = flat_video(tmp_path / "video.mp4", bars, size, None)
     media.write_wav(tmp_path / "speech.wav", silence(2))
-    options = OPTIONS.replace(crf=0)
+    options = OPTIONS.replace(quality=0)
     report = synthesize(ToyModel(), video, tmp_path / "speech.wav", tmp_path / "out.mp4", options, ToyFaces())
     stored = []
     for path in (video, report.output):
         with av.open(str(path)) as container:
             frame = next(container.decode(video=0))
-            stored.append(frame.to_ndarray()[: size[1] // 5].astype(int))
+            stored.append(frame.to_ndarray())
     assert frame.colorspace == matrix
-    assert np.abs(stored[0] - stored[1]).max() <= 1
-    before, after = media.read_video(video)[0].astype(int), media.read_video(report.output)[0].astype(int)
-    changes = np.abs(before - after)[: size[1] // 5].max((0, 2))
-    # Colour is stored for two pixels at once, so that the edge of a bar is not exact.
-    edges = np.abs(np.diff(before[0], axis=0)).max(1) > 2
-    near = np.convolve(edges, np.ones(9), "same")[: size[0] - 1] > 0
-    assert changes[:-1][~near].max() <= 2
+    upper = slice(size[1] // 5)
+    assert np.array_equal(stored[0][upper], stored[1][upper])
+    before, after = media.read_video(video)[0], media.read_video(report.output)[0]
+    # Edges of a bar, too.
+    assert np.array_equal(before[upper][:-4], after[upper][:-4])
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mkv", "aac"), ("mp3", "libmp3lame"), ("mkv", "ac3")])
@@ -609,3 +609,32 @@ def test_swapped_speech(tmp_path):
 def test_no_face_error_is_a_face_error(make):
     with pytest.raises(FaceError):
         make([np.zeros((64, 64, 3), np.uint8)] * 3, silence(3))
+
+
+@pytest.mark.parametrize(("codec", "tag"), [("h264", "avc1"), ("hevc", "hvc1"), ("av1", "av01")])
+def test_any_codec_is_visually_lossless_by_default(make, codec, tag):
+    shown = [picture(seed, (320, 240)) for seed in range(8)]
+    _, frames = make(shown, silence(8), codec=codec)
+    with av.open(str(make.folder / "out.mp4")) as container:
+        track = container.streams.video[0]
+        assert (track.codec.canonical_name, track.codec_tag) == (codec, tag)
+        made = [frame.to_ndarray(format="bgr24") for frame in container.decode(track)]
+    assert len(made) == len(frames) == 8
+    error = np.mean((np.array(made, float) - np.array(frames)) ** 2)
+    assert 10 * np.log10(255**2 / error) > 38
+
+
+def test_quality_is_a_choice(make):
+    sizes = []
+    for quality in (0, 18, 40):
+        make([picture(seed) for seed in range(8)], silence(8), quality=quality)
+        sizes.append((make.folder / "out.mp4").stat().st_size)
+    assert sizes[0] > 1.5 * sizes[1] > 3 * sizes[2]
+
+
+def test_a_container_that_cannot_hold_the_codec_is_named(make):
+    media.write_video(make.folder / "v.mp4", [picture()] * 2)
+    media.write_wav(make.folder / "s.wav", silence(2))
+    inputs = make.folder / "v.mp4", make.folder / "s.wav", make.folder / "out.avi"
+    with pytest.raises(MediaError, match=r"out\.avi: \.avi files hold no hevc; end it in \.mp4 or \.mkv"):
+        synthesize(ToyModel(), *inputs, OPTIONS.replace(codec="hevc"), ToyFaces())

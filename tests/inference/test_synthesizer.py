@@ -20,7 +20,9 @@ def inputs(tmp_path):
 
 def test_progress_counts_both_passes_and_ends_at_its_total(inputs):
     told = []
-    report = Synthesizer(ToyModel(), ToyFaces()).generate(*inputs, crf=30, progress=lambda *state: told.append(state))
+    report = Synthesizer(ToyModel(), ToyFaces()).generate(
+        *inputs, quality=30, progress=lambda *state: told.append(state)
+    )
     assert report.frames == 10
     assert [done for done, _, _ in told] == list(range(1, 17))
     assert {total for _, total, _ in told} == {16}

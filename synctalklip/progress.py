@@ -1,6 +1,8 @@
-"""How far a video is, and how its making is stopped."""
+"""Where the time of a run goes, how far it is, and how it is stopped."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TypeVar
 
@@ -9,6 +11,50 @@ from tqdm import tqdm
 from synctalklip.errors import SyncTalklipError
 
 T = TypeVar("T")
+
+OTHER = "other"
+
+
+class Stopwatch:
+    """Wall time by the name of a phase; what no phase claims is `OTHER`. Phases do not lie within each other."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew; what is being watched goes on being watched."""
+        self._started = perf_counter()
+        self._phases: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """The block is part of phase `name`."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self._phases[name] += perf_counter() - started
+
+    def watch(self, items: Iterable[T], name: str) -> Iterator[T]:
+        """`items`; making each of them is part of phase `name`, what is done with it is not."""
+        items = iter(items)
+        while True:
+            with self.phase(name):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+    def total(self) -> float:
+        """Seconds since the start."""
+        return perf_counter() - self._started
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase up to now, in the order of first use, then `OTHER`; their sum is `total`."""
+        rest = self.total() - sum(self._phases.values())
+        return {**self._phases, OTHER: max(0.0, rest)}
+
 
 Progress = Callable[[int, int, float], None]
 """Takes frames done, frames in all and seconds left. A frame that is looked at and painted counts twice."""
