@@ -6,6 +6,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+WITH_APP := $(VENV)/.app
+# Of the page.
+PORT ?= 7860
 # Short tests gain nothing from two threads each when two of them run side by side.
 WORKERS ?= 2
 # Of the ablation: the corpus (synthetic or grid), seeds of each variant, and the variants (empty: all; else a,b,c).
@@ -21,7 +24,7 @@ corpus = $(addprefix _,$(filter-out synthetic,$(1)))
 # The sweep of make grid-results: grid (two cores) or grid_gpu.
 RECIPE ?= $(if $(shell command -v nvidia-smi),grid_gpu,grid)
 
-.PHONY: help install demo grid ablation stage1-report grid-results results check-results benchmark test test-avx2 lint format clean
+.PHONY: help install app demo grid ablation stage1-report grid-results results check-results benchmark test test-avx2 lint format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -34,6 +37,14 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+# gradio asks for an older pillow than the rest has; the lock overrules it, and pip must not ask again (--no-deps).
+$(WITH_APP): $(INSTALLED) requirements-app.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-app.lock
+	@touch $@
+
+app: $(WITH_APP) ## A page on this machine to make videos on: http://127.0.0.1:7860 (PORT=)
+	$(RUN) scripts/app.py port=$(PORT)
 
 demo: $(INSTALLED) ## A corpus on the spot, the shipped weights fine-tuned on it -> outputs/demo/report.md (FROM=nothing)
 	$(RUN) scripts/pipeline.py pipeline=demo$(if $(filter nothing,$(FROM)),_from_nothing)
@@ -65,13 +76,13 @@ benchmark: $(INSTALLED) ## Speed: parts against their naive forms, whole steps, 
 	$(RUN) scripts/benchmark.py stage2
 	$(RUN) scripts/benchmark.py inference
 
-test: $(INSTALLED) ## The test suite (at most 10 minutes on 2 cores)
+test: $(WITH_APP) ## The test suite (at most 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 test-avx2: $(INSTALLED) ## The tests that train, as a machine without AVX-512 and bf16 runs them
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) -m trains
 
-lint: $(INSTALLED) ## Check style, the order of imports, and types
+lint: $(WITH_APP) ## Check style, the order of imports, and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy

@@ -22,7 +22,7 @@ ORDER = (
     *("errors", "checkpoint", "cli", "device", "progress", "losses", "distance"),
     *("data", "metrics", "tables"),
     *("avsyncnet", "syncnet", "generator", "inference", "public_weights"),
-    *("evaluation", "study", "benchmark", "pipeline"),
+    *("evaluation", "study", "app", "benchmark", "pipeline"),
 )
 
 
@@ -120,3 +120,14 @@ def test_lock_pins_with_hashes_and_names_no_address():
     assert {"torch", "torchaudio", "ve-fairseq", "hydra-core", "face-alignment", "jiwer"} <= set(pins)
     assert len(pins) == len(re.findall(r"^[A-Za-z0-9].*==", lock, re.MULTILINE))
     assert "://" not in lock
+
+
+def test_the_page_adds_packages_and_changes_none():
+    """`make app` and `make test` install its lock over the other one."""
+    pins, with_page = (
+        dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-app.lock")
+    )
+    assert pins.items() <= with_page.items()
+    assert "gradio" in with_page
+    assert "://" not in (ROOT / "requirements-app.lock").read_text()

@@ -123,11 +123,12 @@ class Synthesizer:
             self.checkpoint,
             self.device,
             Meter(progress, cancelled),
-            self._judge if asks_who_speaks(job.audio, job.options) else None,
+            self.judge if asks_who_speaks(job.audio, job.options) else None,
         )
 
     @cached_property
-    def _judge(self) -> AnySyncNet:
+    def judge(self) -> AnySyncNet:
+        """The SyncNet that says who speaks; read when it is first asked for."""
         return load_syncnet(shipped(self.syncnet))[0]
 
 

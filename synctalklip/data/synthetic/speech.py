@@ -173,6 +173,27 @@ def speak(
     return wave, phonemes, spans
 
 
+def say(text: str, voice: str = "en", rate: int = 160, pitch: int = 50) -> np.ndarray:
+    """Speak any text, with punctuation and numbers.
+
+    Args:
+        text: a text.
+        voice: see `speak`.
+        rate: words a minute.
+        pitch: 0 to 99.
+
+    Returns:
+        (N,) int16 at 16 kHz.
+
+    Raises:
+        SpeechError: the package is missing, or there is nothing to be heard.
+    """
+    wave, native_rate, _ = _synthesize(text, voice, rate, pitch)
+    if not wave.any():
+        raise SpeechError(f"the text {text!r} has nothing to say; type words")
+    return _resample(wave, native_rate)
+
+
 # jaw: 0 shut, 1 wide open. spread: -1 narrow, 1 wide. round: protrusion. upper, lower: lips drawn off the teeth.
 # tip: tongue tip at the upper teeth. front: tongue forward, 1 between the teeth. close: lips shut. press: lips
 # pressed together. tuck: lower lip against the upper teeth.
