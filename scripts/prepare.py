@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
     clips = select(build(cfg.data.layout), cfg.data.split, cfg.data.limit)
     settings = Settings(**{name: cfg[name] for name in Settings.__dataclass_fields__})
     face = to_dict(cfg.detector)
-    counts = prepare(clips, cfg.data.prepared, settings, face, cfg.workers)
+    counts = prepare(clips, cfg.data.prepared, settings, face, cfg.workers, cfg.shard)
     print(counts.summary(cfg.data.prepared))
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from synctalklip.data.layouts import SourceClip
 from synctalklip.data.manifest import Clip, Rejected, write_jsonl, write_manifest
 from synctalklip.data.prepare_clip import Outcome, Settings, make_task
-from synctalklip.data.workers import WorkerDied, run_in_workers
+from synctalklip.data.workers import WorkerDied, part_of, run_in_workers
 from synctalklip.errors import SyncTalklipError
 
 
@@ -27,7 +27,7 @@ class Counts:
         rejected: clips that cannot be used, of any run.
         frames: of the clips made by this run.
         seconds: that it took.
-        splits: usable clips of each split.
+        splits: usable clips of each split, None of a part of the corpus.
     """
 
     prepared: int
@@ -35,21 +35,29 @@ class Counts:
     rejected: int
     frames: int
     seconds: float
-    splits: dict[str, int]
+    splits: dict[str, int] | None
 
     def summary(self, prepared: str | Path) -> str:
         """The counts as one paragraph for the terminal."""
-        splits = ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
+        if self.splits is None:
+            manifest = "none yet: after the other parts, the same command without shard"
+        else:
+            manifest = ", ".join(f"{name} {count}" for name, count in sorted(self.splits.items()))
         rate = f"{self.frames} frames in {self.seconds:.1f} s, {self.frames / max(self.seconds, 1e-9):.0f} frames/s"
-        note = f" (reasons in {Path(prepared) / 'rejected.jsonl'})" if self.rejected else ""
+        note = f" (reasons in {Path(prepared) / 'rejected.jsonl'})" if self.rejected and self.splits is not None else ""
         return (
             f"{prepared}: {self.prepared} clips prepared ({rate}), {self.kept} were there, "
-            f"{self.rejected} rejected{note}\nmanifest: {splits}"
+            f"{self.rejected} rejected{note}\nmanifest: {manifest}"
         )
 
 
 def prepare(
-    clips: Sequence[SourceClip], prepared: str | Path, settings: Settings, face: Mapping, workers: int | None = None
+    clips: Sequence[SourceClip],
+    prepared: str | Path,
+    settings: Settings,
+    face: Mapping,
+    workers: int | None = None,
+    shard: str | None = None,
 ) -> Counts:
     """Prepare clips and write `manifest.jsonl` and `rejected.jsonl`.
 
@@ -62,6 +70,8 @@ def prepare(
         settings: see `Settings`.
         face: config of the face detector, with `_target_`.
         workers: processes, None for one a core.
+        shard: prepare this part of the clips only, see `part_of`, and write no manifest; the run without it, after the
+            parts are done, finds them there.
 
     Raises:
         SyncTalklipError: no clip given, no clip usable, or a detector that cannot be built.
@@ -69,7 +79,9 @@ def prepare(
     """
     if not clips:
         raise SyncTalklipError("there is no clip to prepare; check data.root")
-    prepared = Path(prepared)
+    clips, prepared = part_of(clips, shard), Path(prepared)
+    if not clips:
+        raise SyncTalklipError(f"shard={shard}: holds no clip; take fewer parts")
     workers = workers or len(os.sched_getaffinity(0))
     task = partial(make_task, prepared.resolve(), settings, dict(face))
     outcomes: dict[int, Outcome] = {}
@@ -83,7 +95,23 @@ def prepare(
             bar.set_postfix_str(f"{frames / (perf_counter() - started):.0f} frames/s", refresh=False)
             bar.update()
     ordered = [outcomes[index] for index in range(len(clips))]
-    return _finish(clips, ordered, prepared, settings.roi_mode, perf_counter() - started)
+    seconds = perf_counter() - started
+    if shard is not None:
+        return _count(ordered, seconds)
+    return _finish(clips, ordered, prepared, settings.roi_mode, seconds)
+
+
+def _count(outcomes: Sequence[Outcome], seconds: float, splits: Mapping[str, int] | None = None) -> Counts:
+    good = [outcome for outcome in outcomes if outcome.reason is None]
+    made = [outcome for outcome in good if not outcome.kept]
+    return Counts(
+        prepared=len(made),
+        kept=len(good) - len(made),
+        rejected=len(outcomes) - len(good),
+        frames=sum(outcome.frames for outcome in made),
+        seconds=seconds,
+        splits=dict(splits) if splits is not None else None,
+    )
 
 
 def _finish(
@@ -115,12 +143,4 @@ def _finish(
             "(all reasons are in rejected.jsonl)"
         )
     write_manifest(prepared / "manifest.jsonl", good)
-    made = [outcome for outcome in outcomes if outcome.reason is None and not outcome.kept]
-    return Counts(
-        prepared=len(made),
-        kept=len(good) - len(made),
-        rejected=len(bad),
-        frames=sum(outcome.frames for outcome in made),
-        seconds=seconds,
-        splits=dict(Counter(clip.split for clip in good)),
-    )
+    return _count(outcomes, seconds, Counter(clip.split for clip in good))

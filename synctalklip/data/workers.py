@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, TypeVar
 
 from synctalklip.errors import SyncTalklipError
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,24 @@ def _serve(connection: Connection, make_task: Callable[[], Callable[[Any], Any]]
         return
     except Exception as error:
         connection.send((False, error))
+
+
+def part_of(items: Sequence[Item], shard: str | None) -> list[Item]:
+    """One of several parts of a work, so that machines can share it.
+
+    Args:
+        items: all of it, in the same order everywhere.
+        shard: "3/16" is the third of sixteen parts, which are as equal as they can be; None is all of it.
+
+    Raises:
+        SyncTalklipError: `shard` is no part.
+    """
+    if shard is None:
+        return list(items)
+    number, slash, count = str(shard).partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise SyncTalklipError(f"shard={shard}: write 3/16 for the third of sixteen parts")
+    return list(items[int(number) - 1 :: int(count)])
 
 
 def run_in_workers(

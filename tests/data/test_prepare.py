@@ -27,7 +27,7 @@ from synctalklip.data.manifest import read_manifest
 from synctalklip.data.media import DiskError
 from synctalklip.data.prepare import prepare
 from synctalklip.data.prepare_clip import Settings, prepare_clip
-from synctalklip.data.workers import WorkerDied, run_in_workers
+from synctalklip.data.workers import WorkerDied, part_of, run_in_workers
 from synctalklip.errors import SyncTalklipError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,6 +220,27 @@ def test_killed_and_restarted_gives_the_same_files(tmp_path):
     assert again.returncode == 0, again.stderr
     assert f"{done} were there" in again.stdout or f"{done + 1} were there" in again.stdout
     assert hashes(killed) == hashes(straight)
+
+
+def test_parts_make_the_same_files_as_one_run(tmp_path, corpus):
+    clips = select(lrs2(corpus, LISTS), None, None)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = prepare(clips, whole, SETTINGS, FACE, workers=1)
+    for shard in ("2/3", "1/3", "3/3"):
+        counts = prepare(clips, parts, SETTINGS, FACE, workers=1, shard=shard)
+        assert not (parts / "manifest.jsonl").exists()
+        assert "the same command without shard" in counts.summary(parts)
+    merged = prepare(clips, parts, SETTINGS, FACE, workers=1)
+    assert (merged.prepared, merged.kept) == (0, expected.prepared)
+    assert merged.rejected == expected.rejected
+    assert hashes(parts) == hashes(whole)
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "2", "a/b", "1/0"])
+def test_a_part_that_is_none_is_named(shard):
+    with pytest.raises(SyncTalklipError, match="write 3/16 for the third of sixteen parts"):
+        part_of(range(5), shard)
+    assert sorted(item for number in (1, 2) for item in part_of(range(5), f"{number}/2")) == [0, 1, 2, 3, 4]
 
 
 def test_a_worker_that_dies_costs_one_item():
