@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from synctalklip.data.augment import Augmentation, NoiseMixer, augment_rois
@@ -286,12 +287,14 @@ def split_to_multiple(batches: list[list[int]], multiple: int) -> list[list[int]
 
 
 def clip_batches(
-    dataset: ClipDataset, order: np.ndarray, batch_frames: int, progress: str
+    dataset: ClipDataset, order: np.ndarray, batch_frames: int, progress: str, workers: int = 0
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-    """Indices and collated batch, the clips in `order`; a progress bar counts frames."""
+    """Indices and collated batch, the clips in `order`, read by `workers` processes; a progress bar counts frames."""
     bar = tqdm(total=int(dataset.sizes.sum()), desc=progress, unit="frame", unit_scale=True, disable=None)
-    for batch in frame_budget_batches(dataset.sizes, order, batch_frames):
-        yield batch, collate([dataset[index] for index in batch])
+    batches = list(frame_budget_batches(dataset.sizes, order, batch_frames))
+    loader: DataLoader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+    for batch, sample in zip(batches, loader, strict=True):
+        yield batch, sample
         bar.update(int(dataset.sizes[batch].sum()))
     bar.close()
 

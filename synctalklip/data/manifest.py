@@ -283,12 +283,21 @@ class FrameLabels:
         return abs(clip.frames / VIDEO_RATE - len(self.labels[clip.id]) / self.rate) < 0.1
 
 
-def write_labels(folder: str | Path, labels: dict[str, np.ndarray], clusters: int, rate: int) -> None:
-    """Write `labels.txt` (`id<TAB>label label ...`, sorted by id) and `info.json` (clusters, rate)."""
+def label_line(name: str, row: np.ndarray) -> str:
+    """A clip of `labels.txt`: `id<TAB>label label ...`."""
+    return f"{name}\t{' '.join(map(str, row.tolist()))}\n"
+
+
+def write_labels(folder: str | Path, lines: Iterable[str], clusters: int, rate: int) -> None:
+    """Write `labels.txt`, its lines as of `label_line`, sorted by id, and `info.json` (clusters, rate)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(f"{name}\t{' '.join(map(str, row.tolist()))}\n" for name, row in sorted(labels.items()))
-    write_atomically(folder / "labels.txt", lambda part: part.write_text(lines, encoding="utf-8"))
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+
+    write_atomically(folder / "labels.txt", write)
     info = json.dumps({"clusters": clusters, "rate": rate}) + "\n"
     write_atomically(folder / "info.json", lambda part: part.write_text(info, encoding="utf-8"))
 

@@ -70,3 +70,43 @@ def test_mistakes_are_explained(prepared):
     features, _ = features_of(1, None, None, 100)
     with pytest.raises(ClusterError, match="500 clusters"):
         fit(features, clips, KMeansSettings(500, 10, 1, 1.0), seed=1)
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_parts_give_the_labels_of_one_run(prepared, tmp_path, workers):
+    clips, whole, parts = read_manifest(prepared), tmp_path / "whole", tmp_path / "parts"
+    features, rate = features_of(1, None, None, 100, workers)
+    facts = cluster(features, clips, SETTINGS, rate, whole, 1)
+    with pytest.raises(ClusterError, match="run shard=fit first"):
+        cluster(features, clips, SETTINGS, rate, parts, 1, shard="1/2")
+    for shard in ("fit", "2/3", "1/3"):
+        assert cluster(features, clips, SETTINGS, rate, parts, 1, shard=shard) is None
+        assert not (parts / "labels.txt").exists()
+    read = []
+
+    def counted(asked, progress):
+        read.extend(clip.id for clip in asked)
+        return features(asked, progress)
+
+    assert cluster(counted, clips, SETTINGS, rate, parts, 1) == facts
+    # What is left is the third part; nothing is fitted or labelled twice.
+    assert sorted(read) == sorted(clip.id for clip in clips)[2::3]
+    labels = {name: content for name, content in files_of(whole).items() if name != "kmeans.npz"}
+    assert labels == {name: content for name, content in files_of(parts).items() if name != "kmeans.npz"}
+    assert set(labels) == {"labels.txt", "info.json"}
+
+
+def test_parts_of_other_settings_do_not_count(prepared, tmp_path):
+    clips = read_manifest(prepared)
+    features, rate = features_of(1, None, None, 100)
+    for shard in ("fit", "1/2"):
+        cluster(features, clips, SETTINGS, rate, tmp_path, 1, shard=shard)
+    cluster(features, clips, SETTINGS, rate, tmp_path, 2)
+    alone = tmp_path / "alone"
+    cluster(features, clips, SETTINGS, rate, alone, 2)
+    assert (tmp_path / "labels.txt").read_bytes() == (alone / "labels.txt").read_bytes()
+    assert not list(tmp_path.glob("part.*"))

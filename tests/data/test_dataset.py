@@ -23,10 +23,15 @@ from synctalklip.data.dataset import (
 )
 from synctalklip.data.encode import MediaError
 from synctalklip.data.features import normalize_roi
-from synctalklip.data.manifest import DatasetError, ManifestError, read_labels, read_manifest, write_labels
+from synctalklip.data.manifest import DatasetError, ManifestError, label_line, read_labels, read_manifest, write_labels
 from synctalklip.data.text import EOS, PAD, Tokenizer
 
 ALL = Augmentation(random_crop=True, flip=0.5, resample=0.5, jitter=0.2)
+
+
+def lines(labels):
+    """Labels by clip as their file holds them."""
+    return [label_line(name, row) for name, row in sorted(labels.items())]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +129,7 @@ def test_frame_labels_are_aligned_to_video(tmp_path, clips, rate):
     step = rate // 25
     rng = np.random.default_rng(0)
     labels = {clip.id: rng.integers(0, 9, clip.frames * step - (step > 1)) for clip in clips}
-    write_labels(tmp_path / "iter1", labels, clusters=9, rate=rate)
+    write_labels(tmp_path / "iter1", lines(labels), clusters=9, rate=rate)
     dataset = ClipDataset(clips, labels=[read_labels(tmp_path / "iter1")])
     for index, clip in enumerate(clips):
         item = dataset[index]
@@ -135,7 +140,7 @@ def test_frame_labels_are_aligned_to_video(tmp_path, clips, rate):
 def test_short_labels_trim_the_clip_and_far_too_short_ones_drop_it(tmp_path, clips):
     labels = {clip.id: np.zeros(clip.frames - 1, np.int64) for clip in clips[:4]}
     labels[clips[4].id] = np.zeros(clips[4].frames - 5, np.int64)
-    write_labels(tmp_path / "x", labels, clusters=2, rate=25)
+    write_labels(tmp_path / "x", lines(labels), clusters=2, rate=25)
     dataset = ClipDataset(clips, labels=[read_labels(tmp_path / "x")])
     assert [clip.id for clip in dataset.clips] == [clip.id for clip in clips[:4]]
     assert dataset[0]["video"].shape[0] == dataset[0]["audio"].shape[1] == clips[0].frames - 1
@@ -143,7 +148,7 @@ def test_short_labels_trim_the_clip_and_far_too_short_ones_drop_it(tmp_path, cli
 
 def test_random_windows_keep_modalities_and_labels_together(tmp_path, clips):
     labels = {clip.id: np.arange(clip.frames) for clip in clips}
-    write_labels(tmp_path / "x", labels, clusters=20, rate=25)
+    write_labels(tmp_path / "x", lines(labels), clusters=20, rate=25)
     dataset = ClipDataset(clips, labels=[read_labels(tmp_path / "x")], limits=Limits(crop_frames=6))
     assert set(dataset.sizes) == {6}
     starts = set()
@@ -159,7 +164,7 @@ def test_random_windows_keep_modalities_and_labels_together(tmp_path, clips):
 
 def numbered(folder, clips, **settings):
     """A dataset whose labels are the numbers of the frames, so that a batch tells where it was cut."""
-    write_labels(folder / "numbers", {clip.id: np.arange(clip.frames) for clip in clips}, clusters=20, rate=25)
+    write_labels(folder / "numbers", lines({clip.id: np.arange(clip.frames) for clip in clips}), clusters=20, rate=25)
     return ClipDataset(clips, labels=[read_labels(folder / "numbers")], **settings)
 
 
@@ -222,7 +227,7 @@ def test_cutting_twice_reaches_every_place_alike():
     ],
 )
 def test_bad_label_line_is_named(tmp_path, line, complaint):
-    write_labels(tmp_path, {}, clusters=5, rate=25)
+    write_labels(tmp_path, lines({}), clusters=5, rate=25)
     (tmp_path / "labels.txt").write_text(line + "\n")
     with pytest.raises(DatasetError, match=complaint):
         read_labels(tmp_path)
@@ -230,7 +235,7 @@ def test_bad_label_line_is_named(tmp_path, line, complaint):
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"clusters": 5}', b'{"clusters": "many", "rate": 25}', b"\xff"])
 def test_damaged_labels_are_named(tmp_path, content):
-    write_labels(tmp_path / "iter1", {"c1": np.zeros(5, np.int64)}, clusters=5, rate=25)
+    write_labels(tmp_path / "iter1", lines({"c1": np.zeros(5, np.int64)}), clusters=5, rate=25)
     (tmp_path / "iter1" / "info.json").write_bytes(content)
     with pytest.raises(DatasetError, match="iter1: damaged labels"):
         read_labels(tmp_path / "iter1")
