@@ -140,7 +140,7 @@ _DIMENSIONS = {"rois": 3, "faces": 4}
 
 def _mapped(clip: Clip, name: str) -> np.ndarray:
     """Pictures out of the disk cache, which is filled where it lacks them or the video is another one."""
-    path, video = clip.root / "cache" / name / f"{clip.id}.npy", getattr(clip, name)
+    path, video = clip.root / "cache" / name / f"{clip.name}.npy", getattr(clip, name)
     stored = stored_array(path, video)
     if stored is not None and (stored.dtype, stored.ndim, len(stored)) == (np.uint8, _DIMENSIONS[name], clip.frames):
         return stored
