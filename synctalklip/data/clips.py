@@ -20,6 +20,10 @@ from synctalklip.data.manifest import Clip, ManifestError
 
 # Channels, bytes a sample, samples a second.
 PREPARED_SOUND = (1, 2, media.SAMPLE_RATE)
+# What a track holds for each frame; a side of a box in pixels, and a determinant, below which there is no face.
+TRACK_SHAPES = {"boxes": (4,), "matrices": (2, 3)}
+SMALLEST_SIZE = {"boxes": 1.0, "matrices": 1e-3}
+LARGEST_COORDINATE = 1e5
 # File systems round the time stamps they store.
 STAMP_TOLERANCE_NS = 10**9
 
@@ -92,7 +96,7 @@ class ClipReader:
                     arrays = {name: stored[name] for name in ("boxes", "matrices")}
             except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
                 raise ManifestError(f"{clip.track}: is damaged; delete it and run scripts/prepare.py again") from error
-            return {name: _of_length(clip, clip.track, array) for name, array in arrays.items()}
+            return {name: _checked(clip, name, array) for name, array in arrays.items()}
 
         return self._get("track", index, read)
 
@@ -101,6 +105,32 @@ def clip_mfcc(wave: np.ndarray, frames: int) -> torch.Tensor:
     """MFCC of sound (N,) at 100 Hz, cut or zero-padded to a video of `frames`, (4T,13) float32."""
     mfcc = features.mfcc(wave)[: 4 * frames]
     return torch.nn.functional.pad(mfcc, (0, 0, 0, 4 * frames - len(mfcc)))
+
+
+def _checked(clip: Clip, name: str, array: np.ndarray) -> np.ndarray:
+    """Boxes or matrices of a track, float32; what a warp would crash on, or draw nonsense from, is refused."""
+    shape = (clip.frames, *TRACK_SHAPES[name])
+    if array.shape[1:] != shape[1:] or array.dtype.kind not in "fiu":
+        raise ManifestError(
+            f"{clip.track}: {name} are {array.shape} {array.dtype}, {shape} numbers are needed; delete it and run "
+            "scripts/prepare.py again"
+        )
+    array = _of_length(clip, clip.track, array).astype(np.float32)
+    size = (
+        np.minimum(array[:, 2] - array[:, 0], array[:, 3] - array[:, 1])
+        if name == "boxes"
+        else np.abs(np.linalg.det(np.nan_to_num(array[:, :, :2], posinf=0, neginf=0)))
+    )
+    sound = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+    sound &= (np.abs(np.nan_to_num(array)) < LARGEST_COORDINATE).all(axis=tuple(range(1, array.ndim)))
+    sound &= size > SMALLEST_SIZE[name]
+    if not sound.all():
+        frame = int(np.argmin(sound))
+        raise ManifestError(
+            f"{clip.track}: {name} of frame {frame} cannot be: {array[frame].tolist()}; delete it and run "
+            "scripts/prepare.py again"
+        )
+    return array
 
 
 def _of_length(clip: Clip, file: Any, array: np.ndarray) -> np.ndarray:

@@ -25,6 +25,10 @@ PREPARATION = 2
 older folders are then refused, and made anew by `scripts/prepare.py`."""
 
 
+LONGEST_NAME = 200
+"""Bytes of one part of an id: file systems take 255 with suffix."""
+
+
 class ManifestError(SyncTalklipError):
     """A manifest line that cannot be used; names file and line."""
 
@@ -100,7 +104,7 @@ class Rejected:
 def write_jsonl(path: str | Path, records: Iterable[dict]) -> None:
     """Write one JSON object a line, atomically."""
     text = "".join(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n" for record in records)
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_manifest(path: str | Path, clips: Iterable[Clip]) -> None:
@@ -133,8 +137,25 @@ def _parse_words(words: Any) -> tuple[tuple[str, float, float], ...]:
     return parsed
 
 
+def is_id(name: str) -> bool:
+    """Whether a clip can have this name: its files lie within the prepared folder, on any file system."""
+    parts = name.split("/")
+    lengths = [len(part.encode("utf-8", "surrogateescape")) for part in parts]
+    # A suffix, and the marks of a file that is being written, come besides.
+    fit = min(lengths) > 0 and max(lengths) <= LONGEST_NAME and sum(lengths) <= 4 * LONGEST_NAME
+    return fit and is_text(name) and not {".", ".."} & set(parts) and "\0" not in name and "\\" not in name
+
+
+def is_text(name: str) -> bool:
+    """Whether a name of a file is UTF-8."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+
+
 def _parse(line: bytes, root: Path) -> Clip:
-    record = json.loads(line)
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
     if not isinstance(record, dict):
         raise ValueError("is no JSON object")
     _check_preparation(record.pop("preparation", 1), root)
@@ -143,8 +164,10 @@ def _parse(line: bytes, root: Path) -> Clip:
     for name in ("id", "split", "text", "speaker", "source", "roi_mode"):
         if not isinstance(getattr(clip, name), str):
             raise ValueError(f"has {name}={getattr(clip, name)!r}, a text is needed")
-    if not clip.id or clip.split not in SPLITS:
-        raise ValueError(f"has id {clip.id!r} and split {clip.split!r}; the split is one of {', '.join(SPLITS)}")
+    if clip.split not in SPLITS:
+        raise ValueError(f"has split {clip.split!r:.80}, one of {', '.join(SPLITS)} is needed")
+    if not is_id(clip.id):
+        raise ValueError(f"has id {clip.id!r:.80}, a name for files within the prepared folder is needed")
     for name in ("frames", "samples"):
         value = getattr(clip, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -30,7 +30,7 @@ from synctalklip.data.geometry import (
     crop_roi,
 )
 from synctalklip.data.layouts import SourceClip
-from synctalklip.data.manifest import PREPARATION
+from synctalklip.data.manifest import PREPARATION, is_id, is_text
 from synctalklip.data.text import (
     TextError,
     normalize_text,
@@ -152,6 +152,8 @@ def _content(file: Path) -> str | None:
 def _prepare_or_reject(
     clip: SourceClip, prepared: Path, settings: Settings, detector: FaceDetector, recipe: str
 ) -> Outcome:
+    if not (is_id(clip.id) and is_text(str(clip.video))):
+        return Outcome(reason=f"{clip.video}: its name is no UTF-8, too long, or leads out of its folder; rename it")
     record, key = record_path(prepared, clip.id), _fingerprint(clip, recipe, _date)
     done, known = _finished(record, output_paths(prepared, clip.id).values())
     if done is not None and known.get("key") == key:

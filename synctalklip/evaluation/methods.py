@@ -338,10 +338,10 @@ def _source_size(clip: Clip) -> tuple[int, int] | None:
     """Width and height of the video a clip was prepared from, where its track says so."""
     try:
         with np.load(clip.track) as stored:
-            width, height = stored["source_size"]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            width, height = (int(side) for side in stored["source_size"])
+    except (OSError, ValueError, TypeError, OverflowError, EOFError, KeyError, zipfile.BadZipFile):
         return None
-    return int(width), int(height)
+    return width, height
 
 
 def _check_size(path: Path, frame: np.ndarray, box: np.ndarray, size: tuple[int, int] | None) -> None:

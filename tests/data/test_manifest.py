@@ -57,6 +57,11 @@ def test_round_trip_is_sorted_and_filtered(prepared):
         ({"id": "c", "split": "train", "frames": 1, "samples": 1, "words": [["bin", 0.1]]}, "words"),
         ({"id": "c", "split": "train", "frames": 1, "samples": 1, "words": [["bin", 0.2, 0.1]]}, "in order"),
         ({"id": "a/1", "split": "train", "frames": 1, "samples": 1}, "listed twice"),
+        *(
+            ({"id": name, "split": "train", "frames": 1, "samples": 1}, "within the prepared folder")
+            for name in ("/etc/passwd", "../a/1", "a/../../1", "a//1", "a/.", "", "c" * 5000, "c\0d", "c\\d")
+        ),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_bad_lines_are_named(prepared, line, reason):
@@ -93,8 +98,43 @@ def test_no_manifest_and_empty_split(prepared, tmp_path):
         read_manifest(prepared, "valid")
 
 
-def write_track(clip, frames):
-    np.savez(clip.track, boxes=np.zeros((frames, 4)), matrices=np.zeros((frames, 2, 3)))
+def write_track(clip, frames, **arrays):
+    boxes, matrices = np.tile(np.float32([10, 10, 90, 90]), (frames, 1)), np.tile(np.eye(2, 3), (frames, 1, 1))
+    np.savez(clip.track, **{"boxes": boxes, "matrices": matrices, **arrays})
+
+
+def changed(array, place, value):
+    array = np.array(array, np.float64)
+    array[place] = value
+    return array
+
+
+BOX, MAP = np.tile([10.0, 10, 90, 90], (3, 1)), np.tile(np.eye(2, 3), (3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"boxes": changed(BOX, (1, 0), np.nan)}, "boxes of frame 1 cannot be"),
+        ({"boxes": changed(BOX, (2, 3), np.inf)}, "boxes of frame 2 cannot be"),
+        ({"boxes": changed(BOX, (0, 2), 1e30)}, "boxes of frame 0 cannot be"),
+        ({"boxes": changed(BOX, (1, 2), 10)}, "boxes of frame 1 cannot be"),
+        ({"boxes": np.zeros((3, 5))}, r"boxes are \(3, 5\) float64, \(3, 4\) numbers are needed"),
+        ({"boxes": np.full((3, 4), "x")}, "boxes are .*numbers are needed"),
+        ({"matrices": changed(MAP, (1, 0, 2), np.nan)}, "matrices of frame 1 cannot be"),
+        ({"matrices": changed(MAP, (0, 0, 0), -np.inf)}, "matrices of frame 0 cannot be"),
+        ({"matrices": changed(MAP, (2, 1, 1), 1e30)}, "matrices of frame 2 cannot be"),
+        ({"matrices": changed(MAP, (2, 0), 0)}, "matrices of frame 2 cannot be"),
+        ({"matrices": np.zeros((3, 3, 3))}, r"matrices are \(3, 3, 3\)"),
+        ({"matrices": np.zeros(3)}, r"matrices are \(3,\)"),
+        ({"matrices": np.float64(1)}, r"matrices are \(\)"),
+    ],
+)
+def test_tracks_that_a_warp_would_crash_on_are_named(prepared, arrays, reason):
+    clips = read_manifest(prepared)
+    write_track(clips[0], 3, **arrays)
+    with pytest.raises(ManifestError, match=rf"tracks/a/1\.npz: {reason}.*delete it and run"):
+        ClipReader(clips).boxes(0)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"garbage"])

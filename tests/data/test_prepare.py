@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -241,6 +242,17 @@ def test_a_part_that_is_none_is_named(shard):
     with pytest.raises(SyncTalklipError, match="write 3/16 for the third of sixteen parts"):
         part_of(range(5), shard)
     assert sorted(item for number in (1, 2) for item in part_of(range(5), f"{number}/2")) == [0, 1, 2, 3, 4]
+
+
+def test_a_name_that_is_no_text_costs_one_clip(tmp_path):
+    face = moving_face(12)
+    root = lrs_corpus(tmp_path / "corpus", {"ann/1": ("train", face, tone(0.6), "SET RED")})
+    good = lrs2(root, LISTS)
+    odd = [replace(good[0], id=name, video=root / name) for name in (os.fsdecode(b"ann/\xff2"), "../ann", "n" * 300)]
+    counts = prepare([*good, *odd], tmp_path / "out", SETTINGS, FACE, workers=1)
+    assert (counts.prepared, counts.rejected) == (1, 3)
+    assert [clip.id for clip in read_manifest(tmp_path / "out")] == ["ann/1"]
+    assert "its name is no UTF-8" in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")
 
 
 def test_a_worker_that_dies_costs_one_item():
