@@ -105,8 +105,12 @@ def read_arguments(words: Sequence[str], plain: Sequence[str] = ()) -> list[str]
             f"{' '.join(names)}: give {', '.join(plain)} in this order, or each as key=value; a name that holds = as "
             "./name"
         )
-    given = dict(zip(names, (f"{key}={quote(name)}" for key, name in zip(plain, names))))
-    read = [given.get(word) or (word if word in flags else _readable(word, bool(flags))) for word in words]
+    # One file may stand for two of them, as a video that says its own sound.
+    keys = iter(plain)
+    read = [
+        f"{next(keys)}={quote(word)}" if word in names else word if word in flags else _readable(word, bool(flags))
+        for word in words
+    ]
     return [each for word in read for each in _corpora(word)]
 
 

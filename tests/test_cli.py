@@ -38,6 +38,11 @@ def test_names_of_files_are_taken_as_they_are(name):
     assert [override.key_or_group for override in read] == ["video", "run.dir", "seed", *PLAIN]
 
 
+def test_one_file_may_be_given_twice():
+    words = ["a.mp4", "seed=2", "a.mp4", "b.mp4"]
+    assert read_arguments(words, PLAIN) == ["video='a.mp4'", "seed=2", "audio='a.mp4'", "output='b.mp4'"]
+
+
 def test_what_is_meant_for_hydra_stays():
     written = ["video=[{face:0,audio:a.wav}]", "checkpoint='a b'", "jobs=${run.dir}/x", "audio=null", "seed=2", "~swap"]
     assert read_arguments(written, PLAIN) == written

@@ -302,7 +302,8 @@ def track_face(frames: Iterable[np.ndarray], detector: FaceDetector, rule: str |
 
 def no_face(frames: int) -> FaceError:
     """What is said of a video whose `frames` frames show nobody."""
-    return FaceError(f"no face was found in {frames} frames; the video must show a face from the front")
+    looked = "the only frame" if frames == 1 else f"{frames} frames"
+    return FaceError(f"no face was found in {looked}; a face must be seen from the front and not be too small")
 
 
 def _filled(values: list[np.ndarray | None], detected: np.ndarray) -> np.ndarray:

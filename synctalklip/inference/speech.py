@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,7 @@ def read_voices(speech: Speech, face: str | int, track: int | None, vad: str) ->
 
     Raises:
         MediaError: a file that cannot be read or holds no sound.
+        SyncTalklipError: one face says two things at once.
     """
     if isinstance(speech, Path):
         return [Voice(face, rest(media.read_audio(speech, audio_index=track), vad))]
@@ -149,6 +150,13 @@ def read_voices(speech: Speech, face: str | int, track: int | None, vad: str) ->
     for part in speech:
         wave = rest(media.read_audio(part.audio, audio_index=track), vad)
         voices.append(Voice(part.face, fitted(wave, part, media.SAMPLE_RATE), Fraction(str(part.start))))
+    for first, second in combinations(voices, 2):
+        start, stop = max(first.start, second.start), min(first.stop, second.stop)
+        if first.face == second.face and start < stop:
+            raise SyncTalklipError(
+                f"audio: face {first.face} has two parts from {float(start):.2f} to {float(stop):.2f} s; set their "
+                "from and to so that one follows the other"
+            )
     return voices
 
 

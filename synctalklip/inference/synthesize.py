@@ -77,9 +77,9 @@ def synthesize(
     media.assert_writable_kind(output, options.codec)
     voices = read_voices(speech, options.face, options.audio_track, options.vad)
     shown = media.probe(video)
-    if shown.fps is None:
-        # A picture has no length that could be played again or cut.
-        options = options.replace(longer="freeze")
+    if shown.frames == 1:
+        # A picture has no length that could be played again or cut. GIF, AVIF and video of one frame do state a rate.
+        options, shown = options.replace(longer="freeze"), replace(shown, fps=None)
     fps = media.as_rate(shown.fps or options.still_fps)
     samples = max(round(voice.stop * SAMPLE_RATE) for voice in voices)
     spoken = output_frames(samples, fps)

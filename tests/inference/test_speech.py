@@ -12,7 +12,7 @@ from synctalklip.data.features import SYNC_FRAMES
 from synctalklip.errors import SyncTalklipError
 from synctalklip.inference import speech as resting
 from synctalklip.inference.faces import sound_of_shot, ticks, who_speaks
-from synctalklip.inference.speech import Part, read_speech, rest
+from synctalklip.inference.speech import Part, read_speech, read_voices, rest
 from synctalklip.inference.synthesize import sidecar_of, synthesize
 from synctalklip.inference.synthesizer import is_done, read_jobs
 from synctalklip.inference.timeline import output_frames
@@ -251,3 +251,12 @@ def test_every_shot_is_painted_from_its_own_face(tmp_path):
     assert report.shots == [{"start": 0.0, "faces": ["largest"]}, {"start": 0.48, "faces": ["largest"]}]
     assert len(set(np.round(seen[:12], 4))) == len(set(np.round(seen[12:], 4))) == 1
     assert seen[0] != seen[12]
+
+
+def test_a_face_does_not_say_two_things_at_once(tmp_path):
+    media.write_wav(tmp_path / "a.wav", silence(25))
+    first, second = Part(0, tmp_path / "a.wav"), Part(0, tmp_path / "a.wav", 0.5)
+    with pytest.raises(SyncTalklipError, match=r"face 0 has two parts from 0\.50 to 1\.00 s"):
+        read_voices((first, second), "largest", None, "none")
+    later, other = Part(0, tmp_path / "a.wav", 1.0), Part(1, tmp_path / "a.wav", 0.5)
+    assert len(read_voices((first, later, other), "largest", None, "none")) == 3

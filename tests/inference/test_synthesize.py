@@ -366,6 +366,17 @@ def test_photograph_with_the_real_model_and_finder(tmp_path):
     assert away[:, 110:190, 190:260].mean() > 10
 
 
+def test_a_picture_is_one_in_any_container(make):
+    report, frames = make([picture()], silence(10), fps=1)
+    assert (report.frames, report.fps, report.painted) == (10, 25, 10)
+    assert len(frames) == 10
+
+
+def test_a_picture_without_a_face_is_refused_in_its_own_words(make):
+    with pytest.raises(FaceError, match="no face was found in the only frame; a face must be seen from the front"):
+        make([np.zeros((120, 160, 3), np.uint8)], silence(3))
+
+
 class TwoFaces(ToyFaces):
     """A face in each half of the frame whose pixels are not dark; the right one is larger."""
 
