@@ -244,6 +244,7 @@ def origins(path: str | Path) -> set[str]:
 
 
 STATE_FILE = "state.json"
+CHECKSUMS = "sha256"
 
 
 class StateFolder:
@@ -263,7 +264,7 @@ class StateFolder:
 
         Args:
             fill: writes its files into the folder it is given.
-            state: plain values, written last as `state.json`.
+            state: plain values, written last as `state.json`, with a checksum of each file.
 
         Raises:
             SyncTalklipError: the disk refused a file; the state before is still there.
@@ -272,7 +273,10 @@ class StateFolder:
             shutil.rmtree(self._new, ignore_errors=True)
             self._new.mkdir(parents=True)
             fill(self._new)
-            (self._new / STATE_FILE).write_text(json.dumps(state, indent=1))
+            (self._new / STATE_FILE).unlink(missing_ok=True)
+            plain = json.loads(json.dumps(state))
+            stated = {**plain, CHECKSUMS: {**_checksums(self._new), STATE_FILE: _digest(plain)}}
+            (self._new / STATE_FILE).write_text(json.dumps(stated, indent=1))
             shutil.rmtree(self._old, ignore_errors=True)
             if self.path.exists():
                 self.path.rename(self._old)
@@ -295,8 +299,30 @@ class StateFolder:
         if not self.path.exists():
             return None
         try:
-            return json.loads((self.path / STATE_FILE).read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{self.path / STATE_FILE}: is missing or damaged; delete the folder to start the run anew"
-            ) from error
+            state = json.loads((self.path / STATE_FILE).read_text())
+            # States of earlier versions have none.
+            stated = state.pop(CHECKSUMS, None)
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise self._damaged(STATE_FILE) from error
+        if stated is not None:
+            found = {**_checksums(self.path), STATE_FILE: _digest(state)}
+            wrong = sorted(name for name in {*stated, *found} if stated.get(name) != found.get(name))
+            if wrong:
+                raise self._damaged(wrong[0])
+        return state
+
+    def _damaged(self, name: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path / name}: is missing, damaged or not of this state; delete {self.path} to start the run anew, "
+            "or put the whole folder back from a copy"
+        )
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a folder, by their path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): file_hash(path) for path in files}

@@ -122,8 +122,35 @@ class TestStateFolder:
         folder = StateFolder(tmp_path / "last")
         folder.write(lambda path: None, {"step": 1})
         (tmp_path / "last" / "state.json").write_text("{")
-        with pytest.raises(CheckpointError, match=r"state\.json: is missing or damaged"):
+        with pytest.raises(CheckpointError, match=r"state\.json: is missing, damaged or not of this state"):
             folder.read()
+
+    @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "remove", "add", "state"])
+    def test_one_wrong_byte_in_any_file_is_found(self, tmp_path, harm):
+        folder = StateFolder(tmp_path / "last")
+        folder.write(lambda path: (path / "model.bin").write_bytes(bytes(range(256))), {"step": 12, "mean": 0.1})
+        assert folder.read() == {"step": 12, "mean": 0.1}
+        file = tmp_path / "last" / "model.bin"
+        if harm == "state":
+            file = tmp_path / "last" / "state.json"
+            file.write_text(file.read_text().replace('"step": 12', '"step": 13'))
+        elif harm == "add":
+            file = tmp_path / "last" / "random_states_0.pkl"
+            file.write_bytes(b"of another run")
+        elif harm == "remove":
+            file.unlink()
+        else:
+            content = bytearray(file.read_bytes())
+            content[100] ^= harm == "flip"
+            file.write_bytes(content[: {"cut": 200, "empty": 0}.get(harm)])
+        with pytest.raises(CheckpointError, match=rf"{file.name}: .*not of this state; delete .*last to start"):
+            folder.read()
+
+    def test_a_state_of_an_earlier_version_is_read(self, tmp_path):
+        folder = StateFolder(tmp_path / "last")
+        folder.write(lambda path: None, {"step": 1})
+        (tmp_path / "last" / "state.json").write_text('{"step": 1}')
+        assert folder.read() == {"step": 1}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -300,12 +300,16 @@ def _container(path: Path) -> str:
     return names[path.suffix.lower()]
 
 
-def assert_writable_kind(path: str | Path, codec: str = "h264") -> None:
+def assert_writable(path: str | Path, codec: str = "h264") -> None:
     """Check the name of a video before the work that fills it.
 
     Raises:
         MediaError: its suffix names no container that can be written, or none that holds the codec.
+        DiskError: its folder cannot be written to, or made.
     """
+    parent = next(folder for folder in Path(path).absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise DiskError(f"{path}: cannot be written, as {parent} is no folder that takes files; choose another folder")
     if _container(Path(path)) not in CODECS[codec].containers:
         raise MediaError(f"{path}: {Path(path).suffix} files hold no {codec}; end it in .mp4 or .mkv")
 

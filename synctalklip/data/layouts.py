@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from synctalklip.data.text import lines_of
 from synctalklip.errors import SyncTalklipError
 
 VIDEO_SUFFIXES = (".mp4", ".mpg", ".mpeg", ".avi", ".mov", ".mkv", ".webm")
@@ -82,7 +83,7 @@ def lrs2(root: str | Path | None, lists: Mapping[str, Sequence[str]]) -> list[So
             )
         if not (root / folder).is_dir():
             raise LayoutError(f"{root / folder}: no such folder; data.root must hold the lists and {folder}/")
-        for line in _text(file).splitlines():
+        for line in lines_of(_text(file)):
             if line.strip():
                 path = root / folder / line.split()[0]
                 # The clips of `main` carry the names that the lists and the literature use.
@@ -164,11 +165,11 @@ def grid(
     """
     root = _checked_root(root)
     if (root / part).is_dir():
-        videos = {_grid_name(video.stem): video for video in _videos(root / part, "*")}
+        videos = _by_name((_grid_name(video.stem), video) for video in _videos(root / part, "*"))
     else:
         # Some releases hold speaker folders inside speaker folders (s1/video/mpg_6000).
         found = (video for folder in sorted(root.glob("s[0-9]*")) for video in _videos(folder, "**/*"))
-        videos = {(video.relative_to(root).parts[0], video.stem): video for video in found}
+        videos = _by_name(((video.relative_to(root).parts[0], video.stem), video) for video in found)
     if not videos:
         raise LayoutError(
             f"{root}: holds neither {part}/SPEAKER_CLIP.mp4 nor s1/CLIP.mpg; data.root must be the GRID folder"
@@ -192,6 +193,15 @@ def grid(
     return clips
 
 
+def _by_name(named: Iterable[tuple[tuple[str, str], Path]]) -> dict[tuple[str, str], Path]:
+    videos: dict[tuple[str, str], Path] = {}
+    for name, video in named:
+        other = videos.setdefault(name, video)
+        if other is not video:
+            raise LayoutError(f"{other} and {video} are one clip, {'_'.join(name)}: take one of them away")
+    return videos
+
+
 def _grid_name(stem: str) -> tuple[str, str]:
     speaker, _, clip = stem.rpartition("_")
     return speaker, clip
@@ -208,7 +218,7 @@ def _grid_table(file: Path) -> dict[tuple[str, str], str]:
     if not file.is_file():
         return {}
     try:
-        rows = csv.DictReader(_text(file).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+        rows = csv.DictReader(lines_of(_text(file)), delimiter="\t", quoting=csv.QUOTE_NONE)
         return {(row["speaker"], row["id"]): row["transcript"] or "" for row in rows}
     except KeyError as error:
         raise LayoutError(f"{file}: has no column {error}; speaker, id and transcript are needed") from None
@@ -216,7 +226,7 @@ def _grid_table(file: Path) -> dict[tuple[str, str], str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LayoutError(f"{file}: is no UTF-8 text ({error.reason}, byte {error.start}); convert it") from None
 

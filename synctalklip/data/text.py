@@ -91,6 +91,11 @@ def _read(path: Path) -> str:
         raise TextError(f"{path}: transcript is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
+def lines_of(text: str) -> list[str]:
+    """Lines of a text file; other signs that separate lines in print (U+2028, form feed) belong to their line."""
+    return re.split(r"\r\n|\r|\n", text)
+
+
 def read_lrs_transcript(path: str | Path) -> str:
     """Normalised transcript of an LRS2/LRS3 text file (first line `Text:  THE WORDS`).
 
@@ -98,7 +103,7 @@ def read_lrs_transcript(path: str | Path) -> str:
         TextError: the file is missing, is not text, or holds no words.
     """
     path = Path(path)
-    lines = _read(path).splitlines()
+    lines = lines_of(_read(path))
     first = lines[0] if lines else ""
     return _checked(path, re.sub(r"^\s*text\s*:", "", first, flags=re.IGNORECASE))
 
@@ -111,7 +116,7 @@ def read_alignment(path: str | Path) -> list[tuple[int, int, str]]:
     """
     path = Path(path)
     rows = []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(lines_of(_read(path)), start=1):
         fields = line.split()
         if not fields:
             continue
@@ -153,7 +158,7 @@ def read_word_times(path: str | Path) -> tuple[tuple[str, float, float], ...]:
 
 
 def _lrs_word_times(path: Path) -> Iterator[tuple[str, float, float]]:
-    lines = [line.split() for line in _read(path).splitlines()]
+    lines = [line.split() for line in lines_of(_read(path))]
     heading = next((number for number, fields in enumerate(lines) if fields[:3] == WORD_TIMES), len(lines))
     for number, fields in enumerate(lines[heading + 1 :], start=heading + 2):
         if not fields:

@@ -74,7 +74,7 @@ def synthesize(
     speech = read_speech(audio)
     if Path(output).resolve() in {Path(video).resolve(), *(path.resolve() for path in files_of(speech))}:
         raise SyncTalklipError(f"{output}: is an input too and would be lost; name another output")
-    media.assert_writable_kind(output, options.codec)
+    media.assert_writable(output, options.codec)
     voices = read_voices(speech, options.face, options.audio_track, options.vad)
     shown = media.probe(video)
     if shown.frames == 1:

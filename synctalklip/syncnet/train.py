@@ -5,9 +5,11 @@ A batch holds segments of clips, the same for any number of workers.
 Legend: B clips of a batch, L frames of a segment, W = L - 4 windows, E embedding.
 """
 
+import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -275,15 +277,38 @@ class Trainer:
             return
         weights = self.syncnet.state_dict()
         state = {"kind": "syncnet_training", "model": weights, "step": self.step, "precision": self.precision.name}
-        checkpoint.save(self.last, state | {"optimizer": self.optimizer.state_dict()})
+        checkpoint.save(self.last, state | {"optimizer": self.optimizer.state_dict(), "run": self._identity()})
         info = SyncNetInfo(self.structure["structure"], self.cfg.data.name, self.step, self.cfg.clips.train_split)
         save_syncnet(self.directory / "syncnet.pt", self.syncnet, self.structure, info)
 
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree with to be gone on from; a run may be made longer."""
+        clips = repr([(clip.id, clip.frames) for clip in self.batches.reader.clips])
+        train = {name: value for name, value in to_dict(self.cfg.train, resolve=True).items() if name != "steps"}
+        return {
+            "seed": self.cfg.seed,
+            "syncnet": self.structure,
+            "train": train,
+            "data": hashlib.sha256(clips.encode()).hexdigest(),
+        }
+
     def resume(self) -> None:
-        """Continue from `last` when it is there."""
+        """Continue from `last` when it is there.
+
+        Raises:
+            MetricError: it is of another run.
+        """
         if not self.last.exists():
             return
         state = checkpoint.load(self.last, kind="syncnet_training")
+        mine = self._identity()
+        # States of earlier versions say nothing of their run.
+        other = [name for name, value in state.get("run", mine).items() if mine.get(name) != value]
+        if other:
+            raise MetricError(
+                f"{self.last}: belongs to a run with another {' and '.join(other)}; choose another run.name, or delete "
+                f"{self.directory} to start anew"
+            )
         checkpoint.load_weights(self.syncnet, state["model"], self.last)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

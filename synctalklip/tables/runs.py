@@ -56,7 +56,15 @@ class Run:
 
     def column(self, key: str) -> np.ndarray:
         """(clips,) float64; NaN where the clip has no such value."""
-        return np.array([float(row.get(key) or "nan") for row in self.rows], dtype=np.float64)
+        return np.array([self._number(row, key) for row in self.rows], dtype=np.float64)
+
+    def _number(self, row: dict[str, str], key: str) -> float:
+        try:
+            return float(row.get(key) or "nan")
+        except ValueError:
+            raise MetricError(
+                f"{self.path}/clips.csv: {key} of clip {row['id']} is {row[key]!r:.80}, no number: evaluate again"
+            ) from None
 
     def has(self, metric: Metric) -> bool:
         """Whether the metric was measured and means something in this run's setting."""
@@ -68,15 +76,17 @@ def load_run(path: str | Path) -> Run:
     """Read a folder written by `scripts/evaluate.py`.
 
     Raises:
-        MetricError: the folder holds no complete evaluation, or a clip is listed twice.
+        MetricError: the folder holds no complete evaluation, a damaged one, or a clip is listed twice.
     """
     path = Path(path)
     try:
         summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
         with open(path / "clips.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise MetricError(f"{path} holds no finished evaluation ({error}): run scripts/evaluate.py") from error
+    if not isinstance(summary, dict) or any(row.get("id") is None or None in row for row in rows):
+        raise MetricError(f"{path}: summary.json or clips.csv is damaged: evaluate again")
     lacking = [key for key in _NEEDED if key not in summary]
     if lacking:
         raise MetricError(f"{path}/summary.json does not say {lacking[0]!r}: evaluate again with this version")
@@ -97,13 +107,25 @@ def check_comparable(runs: Sequence[Run]) -> None:
     Raises:
         MetricError: names the two runs and the clip or judge that differs.
     """
+    _check_once(runs)
     for run in runs[1:]:
         _check_clips(runs[0], run)
-        for key in ("setting", "protocol"):
+        for key in ("setting", "split", "protocol"):
             one, other = runs[0].summary[key], run.summary[key]
             if one != other:
                 raise MetricError(f"{runs[0].path} and {run.path} differ in {key} ({one!r}, {other!r}): evaluate alike")
     check_judges(runs)
+
+
+def _check_once(runs: Sequence[Run]) -> None:
+    """One model evaluated twice is not two seeds of it."""
+    seen: dict[Any, Run] = {}
+    for run in runs:
+        model = run.summary.get("generated_sha256")
+        keys: list[Any] = [run.path.resolve(), *([(run.summary["name"], *run.block, model)] if model else [])]
+        for key in keys:
+            if (other := seen.setdefault(key, run)) is not run:
+                raise MetricError(f"{other.path} and {run.path} are evaluations of one model: name one of them")
 
 
 def _check_clips(first: Run, run: Run) -> None:

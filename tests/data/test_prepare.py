@@ -28,6 +28,7 @@ from synctalklip.data.manifest import read_manifest
 from synctalklip.data.media import DiskError
 from synctalklip.data.prepare import prepare
 from synctalklip.data.prepare_clip import Settings, prepare_clip
+from synctalklip.data.text import normalize_text
 from synctalklip.data.workers import WorkerDied, part_of, run_in_workers
 from synctalklip.errors import SyncTalklipError
 
@@ -342,6 +343,19 @@ def test_grid_layout_as_shipped_here(tmp_path):
     splits = {clip.id: clip.split for clip in grid(tmp_path, "clips", 10, None, unseen=["s4"])}
     assert splits["s4_bbaf2n"] == "unseen"
     assert sum(split == "test" for split in splits.values()) == 2
+
+
+def test_a_table_with_a_byte_order_mark_and_line_signs_in_a_text(tmp_path):
+    touch(tmp_path / "clips" / "s1_a.mp4", tmp_path / "clips" / "s1_b.mp4")
+    table = "speaker\tid\ttranscript\r\ns1\ta\tset\u2028red\ns1\tb\tlay\x0cblue\n"
+    (tmp_path / "transcripts.tsv").write_text(table, encoding="utf-8-sig", newline="")
+    assert [normalize_text(clip.text) for clip in grid(tmp_path, "clips", 10, None)] == ["set red", "lay blue"]
+
+
+def test_two_files_of_one_clip_are_named(tmp_path):
+    touch(tmp_path / "clips" / "s1_a.mp4", tmp_path / "clips" / "s1_a.mkv")
+    with pytest.raises(LayoutError, match=r"s1_a\.mkv and .*s1_a\.mp4 are one clip, s1_a"):
+        grid(tmp_path, "clips", 10, None)
 
 
 def test_grid_layout_as_distributed(tmp_path):

@@ -48,6 +48,8 @@ def test_lrs_transcript(tmp_path):
     path = tmp_path / "00001.txt"
     path.write_text("Text:  THE 2 CAFÉS\nConf:  4\n\nWORD START END ASDSCORE\n", encoding="utf-8")
     assert read_lrs_transcript(path) == "the two cafes"
+    path.write_text("\ufeffText:  THE\u2028TWO\x85CAFÉS\r\nConf:  4\r\n", encoding="utf-8", newline="")
+    assert read_lrs_transcript(path) == "the two cafes"
 
 
 def test_word_times_are_seconds_from_the_first_frame(tmp_path):

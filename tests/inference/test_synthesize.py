@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from synctalklip.avsyncnet.model import AVHubertConfig
 from synctalklip.cli import CONFIGS
 from synctalklip.data import media
-from synctalklip.data.encode import MediaError
+from synctalklip.data.encode import DiskError, MediaError
 from synctalklip.data.geometry import FaceError, geometry
 from synctalklip.data.manifest import Clip, write_manifest
 from synctalklip.errors import SyncTalklipError
@@ -641,6 +641,14 @@ def test_quality_is_a_choice(make):
         make([picture(seed) for seed in range(8)], silence(8), quality=quality)
         sizes.append((make.folder / "out.mp4").stat().st_size)
     assert sizes[0] > 1.5 * sizes[1] > 3 * sizes[2]
+
+
+def test_a_folder_that_takes_no_files_is_named_before_the_work(make):
+    media.write_video(make.folder / "v.mp4", [picture()] * 2)
+    media.write_wav(make.folder / "s.wav", silence(2))
+    inputs = make.folder / "v.mp4", make.folder / "s.wav", make.folder / "s.wav" / "made" / "out.mp4"
+    with pytest.raises(DiskError, match=r"s\.wav is no folder that takes files; choose another folder"):
+        synthesize(None, *inputs, OPTIONS, None)
 
 
 def test_a_container_that_cannot_hold_the_codec_is_named(make):

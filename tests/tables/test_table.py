@@ -276,6 +276,7 @@ def test_missing_clips_are_counted_and_win_nothing(tmp_path):
         ({"syncnet": SYNCNET | {"sha256": "2"}}, "different files as syncnet"),
         ({"syncnet": SYNCNET | {"protocol": "whole_frame"}}, "different protocol"),
         ({"protocol": "another"}, "differ in protocol"),
+        ({"split": "valid"}, "differ in split"),
         ({"readers": {"WER": READERS["WER"] | {"beam": 5}}}, "different beam"),
     ],
 )
@@ -321,3 +322,37 @@ def test_parts_follow_the_order_of_the_clips(tmp_path):
     run = write_run(tmp_path / "run", ROWS)
     assert parts_of([run], COLUMNS["lse_d"], ["b", "a", "c"]).numerator.tolist() == [[2.0, 1.0, 0.0]]
     assert json.loads((run.path / "summary.json").read_text())["clips"] == 2
+
+
+def test_a_model_counts_once_whatever_its_path(tmp_path):
+    write_run(tmp_path / "a" / "seed1", ROWS, generated_sha256="1")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    write_run(tmp_path / "c", ROWS, generated_sha256="1")
+    first = load_run(tmp_path / "a" / "seed1")
+    for other in (tmp_path / "b" / "seed1", tmp_path / "c"):
+        with pytest.raises(MetricError, match="are evaluations of one model: name one of them"):
+            build_tables([first, load_run(other)], layout(), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("clips.csv", b"\xff\xfe"),
+        ("clips.csv", b"id,frames\na,1,2,3\nb,1"),
+        ("clips.csv", b"frames\n1\n2"),
+        ("summary.json", b"[1]"),
+        ("summary.json", b"[" * 100_000),
+        ("summary.json", b"\xff"),
+    ],
+)
+def test_damaged_evaluations_are_named(tmp_path, file, content):
+    write_run(tmp_path / "run", ROWS)
+    (tmp_path / "run" / file).write_bytes(content)
+    with pytest.raises(MetricError, match=r"run.* (holds no finished evaluation|damaged|different clips)"):
+        load_run(tmp_path / "run")
+
+
+def test_a_value_that_is_no_number_is_named(tmp_path):
+    run = write_run(tmp_path / "run", [{**ROWS[0], "psnr_face": "much"}, ROWS[1]])
+    with pytest.raises(MetricError, match=r"clips\.csv: psnr_face of clip a is 'much', no number"):
+        run.column("psnr_face")
