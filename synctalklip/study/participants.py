@@ -4,6 +4,7 @@ the seed and the code), and the file that each saves: its form, its checksum, an
 
 import json
 import random
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ FORMAT = 1
 SCALE = (1, 2, 3, 4, 5)
 LARGEST_FILE = 2**22
 LATEST_TIME = 2**53
+LONGEST_SAID = 60
 # A video may end a little before the length in its header.
 SHORTEST_WATCH = 0.9
 
@@ -158,15 +160,22 @@ def read_answers(path: Path, key: dict[str, Any]) -> Answers:
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise Unusable(f"is no answer file of format {FORMAT}")
     if body.get("study") != key["study"]:
-        raise Unusable(f"belongs to study {body.get('study')!r}, not to {key['study']!r}")
+        raise Unusable(f"belongs to study {said(body.get('study'))}, not to {key['study']!r}")
     if body.get("participant") not in list(key["plans"]):
-        raise Unusable(f"participant {body.get('participant')!r} has no plan in this study")
+        raise Unusable(f"participant {said(body.get('participant'))} has no plan in this study")
     _check_form(body, list(key["aspects"]))
     stored = body.pop("checksum", None)
     if stored != checksum(body):
         raise Unusable("was changed after it was saved: its checksum does not fit")
     _check_items(body, key)
     return Answers(path, body["participant"], body["finished"], body["ratings"])
+
+
+def said(value: object) -> str:
+    """What a file holds, for a sentence in a report: short, on one line, and no markup whatever it is."""
+    shown = repr(value)
+    shown = shown if len(shown) <= LONGEST_SAID else f"{shown[:LONGEST_SAID]}..."
+    return re.sub(r"[^\w .,:+/'-]", "?", shown)
 
 
 def _whole(value: object, least: int = 0) -> bool:
@@ -195,7 +204,7 @@ def _check_items(body: dict[str, Any], key: dict[str, Any]) -> None:
     plan, rated = key["plans"][body["participant"]], [rating["item"] for rating in body["ratings"]]
     for item in rated:
         if item not in key["items"]:
-            raise Unusable(f"video {item} is not in this study")
+            raise Unusable(f"video {said(item)} is not in this study")
         if item not in plan:
             raise Unusable(f"video {item} is not in the plan of participant {body['participant']}")
     if len(set(rated)) < len(rated):

@@ -183,6 +183,12 @@ def test_careless_raters_are_excluded_with_their_reason(study):
     ("damage", "reason"),
     [
         (lambda body: body | {"study": "another"}, "belongs to study 'another'"),
+        # What a participant wrote is cut, and no markup of the report.
+        (
+            lambda body: body | {"study": "<img src=x onerror=alert(1)> | a\n# b"},
+            "'?img src?x onerror?alert?1?? ? a?n? b'",
+        ),
+        (lambda body: body | {"participant": "z" * 5000}, f"participant '{'z' * 59}... has no plan"),
         (lambda body: body | {"participant": "ZZZZ"}, "has no plan"),
         (lambda body: body | {"ratings": body["ratings"][:-1]}, "is incomplete"),
         (lambda body: body | {"ratings": body["ratings"][::-1]}, "not in the order"),
@@ -190,7 +196,7 @@ def test_careless_raters_are_excluded_with_their_reason(study):
         (lambda body: body | {"ratings": [r | {"shown_ms": r["decided_ms"]} for r in body["ratings"]]}, "before it"),
         (
             lambda body: body | {"ratings": [r | {"item": "zz"} for r in body["ratings"]]},
-            "video zz is not in this study",
+            "video 'zz' is not in this study",
         ),
         (lambda body: body | {"ratings": [r | {"plays": True} for r in body["ratings"]]}, "lacks plays"),
         (lambda body: body | {"finished": 0}, "ends before it starts"),

@@ -178,3 +178,24 @@ def test_by_mouse_from_a_server_for_two_people_on_one_device(browser, tmp_path):
         begin(browser, one)
         assert browser.find_element("id", "place").text == "Example 2 of 2"
         server.shutdown()
+
+
+DAMAGES = ("{", "5", "[]", "null", '{"participant": "CODE"}', '{"participant": "CODE", "started": 1, "ratings": [1]}')
+
+
+def test_a_damaged_state_begins_anew(browser, tmp_path):
+    make_videos(tmp_path)
+    make(config(tmp_path, "participants=1", "bootstrap.samples=10"))
+    key = json.loads((tmp_path / "study/key.json").read_text())
+    (code,) = key["plans"]
+    page = (tmp_path / "study/page/index.html").as_uri()
+    browser.get(page)
+    store = f"study/{key['study']}/"
+    for damage in DAMAGES:
+        for name, value in (("current", json.dumps(code)), (code, damage.replace("CODE", code))):
+            browser.execute_script("localStorage.setItem(arguments[0], arguments[1])", store + name, value)
+        browser.get(page)
+        wait(lambda: shown(browser, "welcome"))
+        begin(browser, code)
+        wait(lambda: shown(browser, "rate"))
+        assert stored(browser)["ratings"] == []

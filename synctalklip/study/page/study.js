@@ -26,6 +26,23 @@ function remember(name, value) {
   }
 }
 
+const isWhole = (value) => Number.isSafeInteger(value) && value >= 0;
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+// What is kept may be damaged: a state that does not fit the study is not gone on from.
+function kept(code) {
+  if (typeof code !== "string" || !Object.hasOwn(plans, code)) return null;
+  const found = recall(code);
+  if (!isObject(found) || found.participant !== code || !isWhole(found.started) || !Array.isArray(found.ratings)) return null;
+  const order = plans[code];
+  const fits = (entry, index) => isObject(entry) && entry.item === order[index] && isObject(entry.answers) && isWhole(entry.plays);
+  if (found.ratings.length > order.length || !found.ratings.every(fits)) return null;
+  const { draft } = found;
+  const isDraft = isObject(draft) && fits(draft, found.ratings.length) && isWhole(draft.began)
+    && (draft.ended === null || isWhole(draft.ended));
+  return { ...found, draft: isDraft ? draft : null };
+}
+
 const save = () => remember(state.participant, state);
 const plan = () => plans[state.participant];
 const isExample = (index) => index < plan().length && items[plan()[index]].practice;
@@ -63,7 +80,7 @@ function begin(event) {
 }
 
 function enter(code) {
-  state = recall(code) || { participant: code, started: Date.now(), ratings: [], draft: null, paused: false };
+  state = kept(code) || { participant: code, started: Date.now(), ratings: [], draft: null, paused: false };
   remember("current", code);
   save();
   resume();
@@ -299,7 +316,7 @@ function main() {
   wire();
   const link = new URLSearchParams(location.search).get("code")?.trim().toUpperCase();
   const current = recall("current");
-  if (current && recall(current) && (!link || link === current)) enter(current);
+  if (kept(current) && (!link || link === current)) enter(current);
   else welcome(link);
 }
 
