@@ -38,10 +38,7 @@ def write_evaluation(
         for i, count in enumerate(errors)
     ]  # fmt: skip
     return write_run(
-        folder,
-        rows,
-        name,
-        **({"readers": READERS, "syncnet": SYNCNET, "generated_sha256": f"{name} {folder}"} | summary),
+        folder, rows, name, **({"readers": READERS, "syncnet": SYNCNET, "generated_sha256": name} | summary)
     )
 
 

@@ -1,6 +1,7 @@
 """Tasks for worker processes; a module of its own, so that a process starts without what the tests import."""
 
 import os
+import resource
 import signal
 
 from synctalklip.errors import SyncTalklipError
@@ -22,3 +23,9 @@ def cannot_start():
 
 def die_at_start():
     os._exit(7)
+
+
+def faces_on_a_full_disk(face):
+    """The face finder that `face` names, in a process that cannot write files of more than 9000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))
+    return face

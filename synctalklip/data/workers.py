@@ -89,7 +89,9 @@ def run_in_workers(
         Exception: what `make_task` or the task raised; all work ends.
         SyncTalklipError: a process that died before its first item.
     """
-    context = multiprocessing.get_context("spawn")
+    # Not by a fork of this process, whose threads would be lost: of one that has only imported what takes long.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "av", "cv2"])
     team: dict[Connection, _Worker] = {}
     following = iter(range(len(items)))
 

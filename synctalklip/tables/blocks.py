@@ -127,7 +127,8 @@ def group_by_name(runs: Sequence[Run]) -> tuple[Method, ...]:
         groups.setdefault(run.summary["name"], []).append(run)
     for name, members in groups.items():
         digests = [run.summary.get("generated_sha256") or str(run.path) for run in members]
-        if len(set(digests)) < len(digests):
+        folders = [run.path.resolve() for run in members]
+        if min(len(set(digests)), len(set(folders))) < len(members):
             raise MetricError(f"{members[0].path}: the same generator is listed twice as {name!r}; give one run a seed")
     return tuple(Method(name, tuple(members)) for name, members in groups.items())
 

@@ -107,7 +107,6 @@ def check_comparable(runs: Sequence[Run]) -> None:
     Raises:
         MetricError: names the two runs and the clip or judge that differs.
     """
-    _check_once(runs)
     for run in runs[1:]:
         _check_clips(runs[0], run)
         for key in ("setting", "split", "protocol"):
@@ -115,17 +114,6 @@ def check_comparable(runs: Sequence[Run]) -> None:
             if one != other:
                 raise MetricError(f"{runs[0].path} and {run.path} differ in {key} ({one!r}, {other!r}): evaluate alike")
     check_judges(runs)
-
-
-def _check_once(runs: Sequence[Run]) -> None:
-    """One model evaluated twice is not two seeds of it."""
-    seen: dict[Any, Run] = {}
-    for run in runs:
-        model = run.summary.get("generated_sha256")
-        keys: list[Any] = [run.path.resolve(), *([(run.summary["name"], *run.block, model)] if model else [])]
-        for key in keys:
-            if (other := seen.setdefault(key, run)) is not run:
-                raise MetricError(f"{other.path} and {run.path} are evaluations of one model: name one of them")
 
 
 def _check_clips(first: Run, run: Run) -> None:

@@ -1,6 +1,7 @@
 """Every variant is a config that goes with every size, takes a step, and says so when its expert does not fit."""
 
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ VARIANTS = sorted(path.stem for path in (CONFIGS / "variant").glob("*.yaml"))
 CLEAR = ["expert.path=e.pt", "syncnet.path=s.pt", "run.name=x", "run.dir=x"]
 
 
+@cache
 def composed(*overrides: str) -> dict:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return OmegaConf.to_container(compose("train_generator", overrides=[*CLEAR, *overrides]), resolve=True)

@@ -1,5 +1,7 @@
 """The sweep over variants and seeds: every command composes, stands once, and waits for what it reads."""
 
+from functools import cache
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -14,8 +16,7 @@ GRID = "data.root=/corpora/my grid"
 
 
 def config(*overrides: str, pipeline: str = "ablation") -> dict:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("pipeline", ["run.dir=x", f"pipeline={pipeline}", *overrides])
+    cfg = _composed("pipeline", "run.dir=x", f"pipeline={pipeline}", *overrides)
     return OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -24,8 +25,13 @@ def planned(*overrides: str, pipeline: str = "ablation") -> dict:
 
 
 def composed(phase):
+    return _composed(phase.script, *phase.overrides)
+
+
+@cache
+def _composed(script, *overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(phase.script, phase.overrides)
+        return compose(script, list(overrides))
 
 
 @pytest.mark.parametrize(

@@ -324,14 +324,13 @@ def test_parts_follow_the_order_of_the_clips(tmp_path):
     assert json.loads((run.path / "summary.json").read_text())["clips"] == 2
 
 
-def test_a_model_counts_once_whatever_its_path(tmp_path):
-    write_run(tmp_path / "a" / "seed1", ROWS, generated_sha256="1")
+@pytest.mark.parametrize("kind", ["ground_truth", "generator"])
+def test_a_run_counts_once_whatever_its_path(tmp_path, kind):
+    write_run(tmp_path / "a" / "seed1", ROWS, kind=kind)
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    write_run(tmp_path / "c", ROWS, generated_sha256="1")
-    first = load_run(tmp_path / "a" / "seed1")
-    for other in (tmp_path / "b" / "seed1", tmp_path / "c"):
-        with pytest.raises(MetricError, match="are evaluations of one model: name one of them"):
-            build_tables([first, load_run(other)], layout(), 1, 1)
+    runs = [load_run(tmp_path / name / "seed1") for name in ("a", "b")]
+    with pytest.raises(MetricError, match="is listed twice as 'ours'"):
+        markdown_table(runs, samples=10, seed=1)
 
 
 @pytest.mark.parametrize(
