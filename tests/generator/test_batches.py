@@ -57,9 +57,7 @@ def test_an_encoder_that_begins_to_learn_is_not_read_from_the_cache(configure):
     assert trainer._known_speech(first_batch(trainer)) is None
 
 
-@pytest.mark.parametrize(
-    "overrides", [[], ["variant=freeze"], ["audio_encoder.trainable=none"]], ids=["all", "freeze", "none"]
-)
+@pytest.mark.parametrize("overrides", [[], ["audio_encoder.trainable=none"]], ids=["all", "none"])
 def test_killed_and_resumed_equals_straight(configure, monkeypatch, overrides):
     options = [*overrides, "trainer.steps=4", "trainer.save_every=2"]
     straight = trainer_of(configure, *options, megabytes=64, run="straight")

@@ -93,9 +93,13 @@ def test_an_encoder_that_waits_neither_moves_nor_drops_out(configure):
         assert encoder.w2v_model.encoder.training == (step == 2)
 
 
-@pytest.mark.parametrize("kill", [1, 3])
 @pytest.mark.parametrize(
-    "switch", [["audio_encoder.unfreeze.step=2"], ["audio_encoder.unfreeze={step:null,patience:1,monitor:l1}"]]
+    ("kill", "switch"),
+    [
+        (3, ["audio_encoder.unfreeze.step=2"]),
+        (1, ["audio_encoder.unfreeze={step:null,patience:1,monitor:l1}"]),
+        (3, ["audio_encoder.unfreeze={step:null,patience:1,monitor:l1}"]),
+    ],
 )
 def test_a_kill_on_either_side_of_the_switch(configure, monkeypatch, kill, switch):
     """The first validation, of a net that is hardly begun, is the best: the plateau comes with the second."""

@@ -156,7 +156,7 @@ def test_faces_are_offered_by_the_places_that_the_synthesizer_counts(tmp_path):
     assert [round(face.mean(), -1) for face in faces_of(str(tmp_path / "enter.mp4"), Entering())] == [60, 150]
     assert len(faces_of(str(tmp_path / "late.mp4"), Entering())) == 1
     media.write_video(tmp_path / "dark.mp4", [np.zeros((80, 140, 3), np.uint8)] * 5)
-    with pytest.raises(SyncTalklipError, match="no face was found in 1 frames"):
+    with pytest.raises(SyncTalklipError, match="no face was found in the only frame"):
         faces_of(str(tmp_path / "dark.mp4"), ToyFaces())
 
 
