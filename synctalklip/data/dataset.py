@@ -292,7 +292,11 @@ def clip_batches(
     """Indices and collated batch, the clips in `order`, read by `workers` processes; a progress bar counts frames."""
     bar = tqdm(total=int(dataset.sizes.sum()), desc=progress, unit="frame", unit_scale=True, disable=None)
     batches = list(frame_budget_batches(dataset.sizes, order, batch_frames))
-    loader: DataLoader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+    # A generator of its own: a loader draws a number, and training draws from the common one.
+    own = torch.Generator()
+    loader: DataLoader = DataLoader(
+        dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers, generator=own
+    )
     for batch, sample in zip(batches, loader, strict=True):
         yield batch, sample
         bar.update(int(dataset.sizes[batch].sum()))

@@ -13,8 +13,10 @@ from synctalklip.data import media
 from synctalklip.data.augment import Augmentation, augment_rois, resample_roi
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.dataset import (
+    ANY_LENGTH,
     ClipDataset,
     Limits,
+    clip_batches,
     collate,
     cut_to_shortest,
     frame_budget_batches,
@@ -398,3 +400,11 @@ def test_sound_with_nan_and_lost_or_cut_files_are_named(copied):
     for cached in (True, False):
         with pytest.raises(MediaError, match="no such file"):
             ClipDataset(copied, disk_cache=cached)[1]
+
+
+def test_reading_clips_leaves_the_random_numbers_of_training_alone(clips):
+    dataset = ClipDataset(clips, limits=ANY_LENGTH)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert sum(len(batch) for batch, _ in clip_batches(dataset, np.arange(len(clips)), 50, "read")) == len(clips)
+    assert torch.equal(torch.get_rng_state(), before)
