@@ -27,7 +27,7 @@ from synctalklip.checkpoint import write_atomically
 from synctalklip.data.clips import ClipReader
 from synctalklip.data.dataset import ANY_LENGTH, ClipDataset, clip_batches, move
 from synctalklip.data.features import cluster_mfcc
-from synctalklip.data.manifest import Clip, label_line, write_labels
+from synctalklip.data.manifest import Clip, label_line, write_labels, write_lines
 from synctalklip.data.workers import part_of
 from synctalklip.errors import SyncTalklipError
 
@@ -190,7 +190,7 @@ def cluster(
     mine = [clip for clip in part_of(clips, shard) if clip.id not in done]
     own = folder / f"part.{made_of[:8]}.{(shard or 'rest').replace('/', '-of-')}.txt"
     lines = (label_line(clip.id, pairwise_distances_argmin(row, centroids)) for clip, row in features(mine, "label"))
-    write_atomically(own, partial(_write_lines, lines))
+    write_lines(own, lines)
     if shard is not None:
         return None
     counts = np.zeros(settings.clusters, np.int64)
@@ -227,11 +227,6 @@ def _store(folder: Path, centroids: np.ndarray, made_of: str) -> None:
             np.savez(file, centroids=centroids, made_of=made_of)
 
     write_atomically(folder / "kmeans.npz", write)
-
-
-def _write_lines(lines: Iterable[str], part: Path) -> None:
-    with part.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
 
 
 def _counted(lines: Iterable[str], counts: np.ndarray) -> Iterator[str]:

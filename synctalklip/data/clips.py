@@ -116,14 +116,14 @@ def _checked(clip: Clip, name: str, array: np.ndarray) -> np.ndarray:
             "scripts/prepare.py again"
         )
     array = _of_length(clip, clip.track, array).astype(np.float32)
-    size = (
-        np.minimum(array[:, 2] - array[:, 0], array[:, 3] - array[:, 1])
-        if name == "boxes"
-        else np.abs(np.linalg.det(np.nan_to_num(array[:, :, :2], posinf=0, neginf=0)))
-    )
-    sound = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
-    sound &= (np.abs(np.nan_to_num(array)) < LARGEST_COORDINATE).all(axis=tuple(range(1, array.ndim)))
-    sound &= size > SMALLEST_SIZE[name]
+    within = (np.abs(array) < LARGEST_COORDINATE).all(axis=tuple(range(1, array.ndim)))
+    # Of what is not within, NaN included, the size does not matter.
+    usable = np.where(within.reshape(-1, *[1] * (array.ndim - 1)), array, 0)
+    if name == "boxes":
+        size = (usable[:, 2:] - usable[:, :2]).min(axis=1)
+    else:
+        size = np.abs(np.linalg.det(usable[:, :, :2]))
+    sound = within & (size > SMALLEST_SIZE[name])
     if not sound.all():
         frame = int(np.argmin(sound))
         raise ManifestError(

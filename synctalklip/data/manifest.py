@@ -311,16 +311,21 @@ def label_line(name: str, row: np.ndarray) -> str:
     return f"{name}\t{' '.join(map(str, row.tolist()))}\n"
 
 
-def write_labels(folder: str | Path, lines: Iterable[str], clusters: int, rate: int) -> None:
-    """Write `labels.txt`, its lines as of `label_line`, sorted by id, and `info.json` (clusters, rate)."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines as they come, atomically."""
 
     def write(part: Path) -> None:
         with part.open("w", encoding="utf-8") as file:
             file.writelines(lines)
 
-    write_atomically(folder / "labels.txt", write)
+    write_atomically(path, write)
+
+
+def write_labels(folder: str | Path, lines: Iterable[str], clusters: int, rate: int) -> None:
+    """Write `labels.txt`, its lines as of `label_line`, sorted by id, and `info.json` (clusters, rate)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_lines(folder / "labels.txt", lines)
     info = json.dumps({"clusters": clusters, "rate": rate}) + "\n"
     write_atomically(folder / "info.json", lambda part: part.write_text(info, encoding="utf-8"))
 
