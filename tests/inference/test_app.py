@@ -119,7 +119,8 @@ def test_the_queue_has_an_order_and_an_end(files, open_desk):
     assert desk.find(second).state == STOPPED
     assert desk.place(third) == 1
     desk.stop(first)
-    desk.synthesizer.model.may_go_on.set()
+    # Not may_go_on, which a video that only begins would take back.
+    desk.synthesizer.model.is_free = True
     wait(lambda: not desk.find(first).is_open)
     assert desk.find(first).state == STOPPED
     assert not desk.find(first).output.exists()
